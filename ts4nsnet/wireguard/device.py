@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The device: peers, handshakes, cookies, timers and cryptokey routing; everything but transport data.
+
+    datagrams of types 1 to 3 ──► receive ─┐                      ┌─► datagrams_to_send   handshakes, cookies
+    packets without a session ──► send     ├─► one peer's state ──┼─► next_event          Keypair, Seal, Roamed,
+    facts of the session table ─► notice   │                      │                       KeysZeroed
+    the time ───────────────────► handle_timer                    └─► next_timer
+
+A handshake has three states: idle; *initiated*, waiting for the response (or for the retry timer); and, for who is
+called, the moment between initiation and response, which never outlives `receive`. Packets that have no keypair wait
+in the peer's staging queue and leave in a `Seal` once there is one.
+
+We never call a peer more often than every 5 seconds, nor earlier than that after we have answered it; the retry timer
+sees to it that what is put off by this rule happens. When nobody has answered for 90 seconds the staged packets are
+dropped; the next packet starts over.
+
+Nothing that comes from outside raises here. What is refused is counted under its `Drop` and otherwise ignored.
+
+Source: WireGuard paper, sections 5 and 6; details as in wireguard-go's device/ (send.go, receive.go, timers.go).
+"""
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from ts4nsnet.keys import InvalidKey, PrivateKey, PublicKey
+from ts4nsnet.noise import DecryptionFailed
+from ts4nsnet.wireguard.cookies import CookieChecker, LoadMeter, Random, RateLimiter
+from ts4nsnet.wireguard.handshake import Initiator, Received, Timestamps
+from ts4nsnet.wireguard.messages import (
+    Buffer,
+    CookieReply,
+    Drop,
+    Endpoint,
+    Initiation,
+    Malformed,
+    MessageType,
+    Response,
+    WireGuardError,
+    message_type,
+)
+from ts4nsnet.wireguard.peer import MAX_STAGED_PACKETS, Idle, Initiated, Peer, PeerConfig
+from ts4nsnet.wireguard.records import NOWHERE, SessionMemory
+from ts4nsnet.wireguard.routing import AllowedIPs
+from ts4nsnet.wireguard.sessions import (
+    REJECT_AFTER_MESSAGES,
+    REJECT_AFTER_TIME,
+    REKEY_TIMEOUT,
+    Confirmed,
+    Keypair,
+    KeysZeroed,
+    RekeyWanted,
+    Roamed,
+)
+from ts4nsnet.wireguard.timers import JITTER_TIME, MAX_RETRIES, ZERO_KEYS_TIME, Expiry, PeerTimers
+
+# a peer is not served more often; paper, 5.1: "at most once every 50th of a second" in both known implementations
+INITIATION_SPACING_TIME = 0.020  # seconds
+# no message can name an index any more once its handshake and its keypair are gone for a while
+INDEX_REST_TIME = ZERO_KEYS_TIME + REJECT_AFTER_TIME  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """`packets` can leave now: seal them with the current keypair of `peer`; b"" is a keep-alive."""
+
+    peer: int
+    packets: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatistics:
+    """What a device has done so far."""
+
+    initiations_sent: int
+    responses_sent: int
+    cookies_sent: int
+    keypairs_made: int
+    dropped: Mapping[Drop, int]
+
+
+class Device:
+    """A WireGuard interface without its transport data.
+
+    Args:
+        private_key: our static key.
+        memory: where keypairs live; the session table is over the same.
+        random: yields unpredictable bytes (`os.urandom`).
+        wall: nanoseconds since 1970 UTC; only initiations' timestamps are made of it.
+    """
+
+    def __init__(self, private_key: PrivateKey, memory: SessionMemory, random: Random, wall: Callable[[], int]) -> None:
+        self.routes = AllowedIPs()
+        self._key = private_key
+        self._memory = memory
+        self._random = random
+        self._wall = wall
+        self._timestamps = Timestamps()
+        self._checker = CookieChecker(private_key.public, random)
+        self._load = LoadMeter()
+        self._limiter = RateLimiter()
+        self._peers: dict[int, Peer] = {}
+        self._by_key: dict[PublicKey, Peer] = {}
+        self._generation = 0
+        self._unused: deque[int] = deque()  # the longest unused first: late facts of a removed peer meet nobody
+        self._adoptable: dict[bytes, int] = {}  # public key → number of peers whose sessions outlived another device
+        self._issued: dict[int, int] = {}  # receiver index → peer number, INDEX_REST_TIME long
+        self._resting: deque[tuple[float, int]] = deque()
+        self._alarms: list[tuple[float, int]] = []  # a heap of (time, peer number); stale ones are passed over
+        self._datagrams: list[tuple[bytes, Endpoint]] = []
+        self._events: deque[Keypair | Seal | Roamed | KeysZeroed] = deque()
+        self._dropped: Counter[Drop] = Counter()
+        self._sent: Counter[MessageType] = Counter()
+        self._keypairs_made = 0
+        self._receivers = {
+            MessageType.INITIATION: self._receive_initiation,
+            MessageType.RESPONSE: self._receive_response,
+            MessageType.COOKIE_REPLY: self._receive_cookie_reply,
+        }
+        for number in range(memory.peers):
+            record = memory.peer(number)
+            if record.generation:
+                self._adoptable[record.public_key] = number
+                self._generation = max(self._generation, record.generation)
+            else:
+                self._unused.append(number)
+
+    # --- configuration ----------------------------------------------------------------------------------------
+
+    def set_peer(self, config: PeerConfig, now: float) -> int:
+        """Add a peer, or change what differs; returns its number, which packets and events name it by.
+
+        Raises: WireGuardError when the session memory has no room for another peer.
+        """
+        peer = self._by_key.get(config.public_key) or self._add(config.public_key)
+        peer.preshared_key = config.preshared_key
+        peer.timers.persistent_keepalive = config.persistent_keepalive
+        self.routes.set(peer.number, config.allowed_ips)
+        if config.endpoint is not None and config.endpoint != peer.endpoint:
+            self._move(peer, config.endpoint)
+            if peer.staged:
+                self._initiate(peer, now)
+        self._schedule(peer, now)
+        return peer.number
+
+    def remove_peer(self, public_key: PublicKey) -> None:
+        """Forget a peer, its keys and its packets; nothing happens when there is none."""
+        peer = self._by_key.pop(public_key, None)
+        if peer is None:
+            return
+        self._forget_keys(peer)
+        self.routes.set(peer.number, ())
+        peer.record.generation = 0
+        del self._peers[peer.number]
+        self._unused.append(peer.number)
+
+    def _add(self, public_key: PublicKey) -> Peer:
+        number = self._adoptable.pop(public_key.raw, None)
+        if number is None:
+            number = self._new_record(public_key)
+        record = self._memory.peer(number)
+        peer = Peer(number, public_key, record, PeerTimers(record, self._jitter))
+        if record.current:
+            peer.timers.keypair_made(self._memory.keypair(number, record.current).created_at)
+        self._peers[number] = self._by_key[public_key] = peer
+        return peer
+
+    def _new_record(self, public_key: PublicKey) -> int:
+        if not self._unused:
+            raise WireGuardError(f"peer {public_key}: there is room for {self._memory.peers} peers, all of it taken")
+        number = self._unused.popleft()
+        record = self._memory.peer(number)
+        record.erase()
+        record.public_key = public_key.raw
+        self._generation += 1
+        record.generation = self._generation
+        return number
+
+    # --- the five verbs ---------------------------------------------------------------------------------------
+
+    def receive(self, datagram: Buffer, source: Endpoint, now: float) -> None:
+        """Take a datagram that is no transport data."""
+        try:
+            receiver = self._receivers.get(message_type(datagram))
+            if receiver is None:  # transport data, which is the session table's
+                self._dropped[Drop.TYPE] += 1
+            else:
+                receiver(bytes(datagram), source, now)
+        except Malformed as malformed:
+            self._dropped[malformed.drop] += 1
+
+    def send(self, number: int, packets: Sequence[bytes], now: float) -> None:
+        """Take packets for peer `number` that could not be sealed: they leave once there is a keypair."""
+        peer = self._peers.get(number)
+        if peer is None:
+            return
+        peer.staged.extend(packets)
+        surplus = max(0, len(peer.staged) - MAX_STAGED_PACKETS)
+        del peer.staged[:surplus]
+        self._dropped[Drop.STAGING_FULL] += surplus
+        if self._can_seal(peer, now):
+            self._seal_staged(peer)
+        else:
+            self._initiate(peer, now)
+            self._schedule(peer, now)
+
+    def notice(self, fact: Confirmed | Roamed | RekeyWanted, now: float) -> None:
+        """Take a fact of the session table."""
+        peer = self._peers.get(fact.peer)
+        if peer is None:
+            return
+        match fact:
+            case Confirmed():
+                self._finish_handshake(peer)
+                self._seal_staged(peer)
+            case Roamed():
+                peer.endpoint = fact.endpoint
+            case RekeyWanted():
+                self._initiate(peer, now)
+        self._schedule(peer, now)
+
+    def datagrams_to_send(self) -> list[tuple[bytes, Endpoint]]:
+        """Handshake messages and cookie replies that are to leave now."""
+        datagrams, self._datagrams = self._datagrams, []
+        return datagrams
+
+    def next_event(self) -> Keypair | Seal | Roamed | KeysZeroed | None:
+        """The next thing for the session table to do, or None."""
+        return self._events.popleft() if self._events else None
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` wants to be called; None for never."""
+        while self._alarms:
+            at, number = self._alarms[0]
+            peer = self._peers.get(number)
+            if peer is not None and peer.wake_at == at:
+                return at
+            heapq.heappop(self._alarms)
+        return None
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due; nothing before its time."""
+        while (at := self.next_timer()) is not None and at <= now:
+            _, number = heapq.heappop(self._alarms)
+            peer = self._peers[number]
+            peer.wake_at = inf
+            for expiry in peer.timers.expired(now):
+                self._expire(peer, expiry, now)
+            self._schedule(peer, now)
+
+    def statistics(self) -> DeviceStatistics:
+        """Counters since the device was made."""
+        return DeviceStatistics(
+            initiations_sent=self._sent[MessageType.INITIATION],
+            responses_sent=self._sent[MessageType.RESPONSE],
+            cookies_sent=self._sent[MessageType.COOKIE_REPLY],
+            keypairs_made=self._keypairs_made,
+            dropped=dict(self._dropped),
+        )
+
+    # --- timers -----------------------------------------------------------------------------------------------
+
+    def _schedule(self, peer: Peer, now: float) -> None:
+        at = peer.timers.next_at(now)
+        if at < peer.wake_at:
+            peer.wake_at = at
+            heapq.heappush(self._alarms, (at, peer.number))
+
+    def _expire(self, peer: Peer, expiry: Expiry, now: float) -> None:
+        match expiry:
+            case Expiry.RETRANSMIT if peer.attempts >= MAX_RETRIES:
+                self._give_up(peer, now)
+            case Expiry.RETRANSMIT:
+                peer.attempts += 1
+                self._call(peer, now)
+            case Expiry.KEEPALIVE | Expiry.PERSISTENT_KEEPALIVE if self._can_seal(peer, now):
+                self._events.append(Seal(peer.number, (b"",)))
+            case Expiry.KEEPALIVE | Expiry.PERSISTENT_KEEPALIVE | Expiry.NEW_HANDSHAKE:
+                self._initiate(peer, now)
+            case Expiry.ZERO_KEYS:
+                self._forget_keys(peer)
+
+    def _jitter(self) -> float:
+        return int.from_bytes(self._random(2), "little") / 0xFFFF * JITTER_TIME
+
+    # --- calling ----------------------------------------------------------------------------------------------
+
+    def _initiate(self, peer: Peer, now: float) -> None:
+        """Somebody wants a new keypair: whatever number of retries is under way, it starts anew."""
+        peer.attempts = 0
+        self._call(peer, now)
+
+    def _call(self, peer: Peer, now: float) -> None:
+        if now - peer.handshake_sent_at < REKEY_TIMEOUT:
+            peer.timers.retransmit_later(peer.handshake_sent_at, postponed=True)
+            return
+        peer.timers.retransmit_later(now)
+        if peer.endpoint == NOWHERE:
+            self._dropped[Drop.NO_ENDPOINT] += 1
+            return
+        try:
+            static_static = self._static_static(peer)
+            index = self._new_index(peer, now)
+            timestamp = self._timestamps.next(self._wall())
+            initiation, initiator = Initiator.create(
+                self._key, peer.public_key, static_static, self._new_key(), timestamp, index
+            )
+        except InvalidKey:
+            # a configured key with which no secret can be agreed: this peer can never answer
+            self._dropped[Drop.HANDSHAKE_FAILED] += 1
+            return
+        peer.state = Initiated(index, initiator)
+        self._transmit(peer, MessageType.INITIATION, initiation.emit(), now)
+
+    def _transmit(self, peer: Peer, kind: MessageType, message: bytes, now: float) -> None:
+        peer.handshake_sent_at = now
+        peer.timers.handshake_sent(now)
+        self._datagrams.append((peer.cookies.complete(message, now), peer.endpoint))
+        self._sent[kind] += 1
+
+    def _give_up(self, peer: Peer, now: float) -> None:
+        peer.state = Idle()
+        peer.timers.gave_up(now)
+        self._dropped[Drop.HANDSHAKE_FAILED] += len(peer.staged)
+        peer.staged.clear()
+
+    # --- being called, and the answers ------------------------------------------------------------------------
+
+    def _receive_initiation(self, datagram: bytes, source: Endpoint, now: float) -> None:
+        initiation = Initiation.parse(datagram)
+        if not self._macs_pass(datagram, initiation.sender_index, source, now):
+            return
+        reason = self._answer(initiation, source, now)
+        if reason is not None:
+            self._dropped[reason] += 1
+
+    def _answer(self, initiation: Initiation, source: Endpoint, now: float) -> Drop | None:
+        """Respond to an initiation, or say why not: up to the timestamp nothing of the peer has changed."""
+        try:
+            received = Received.open(initiation, self._key)
+            peer = self._by_key.get(received.static)
+            if peer is None:
+                return Drop.UNKNOWN_PEER
+            timestamp = received.timestamp(self._static_static(peer))
+            if timestamp <= peer.record.timestamp:
+                return Drop.INITIATION_REPLAYED
+            if now - peer.initiation_received_at < INITIATION_SPACING_TIME:
+                return Drop.INITIATION_FLOOD
+            index = self._new_index(peer, now)
+            response, keys = received.respond(self._new_key(), peer.preshared_key, index)
+        except (DecryptionFailed, InvalidKey):
+            return Drop.INITIATION_INVALID
+        peer.record.timestamp = timestamp
+        peer.initiation_received_at = now
+        peer.state = Idle()
+        peer.timers.handshake_received(now)
+        self._move(peer, source)
+        self._transmit(peer, MessageType.RESPONSE, response.emit(), now)
+        self._made(peer, Keypair(peer.number, index, initiation.sender_index, keys, initiator=False, created_at=now))
+        self._schedule(peer, now)
+        return None
+
+    def _receive_response(self, datagram: bytes, source: Endpoint, now: float) -> None:
+        response = Response.parse(datagram)
+        if not self._macs_pass(datagram, response.sender_index, source, now):
+            return
+        peer = self._peers.get(self._issued.get(response.receiver_index, -1))
+        state = peer.state if peer is not None else Idle()
+        if peer is None or isinstance(state, Idle) or state.index != response.receiver_index:
+            self._dropped[Drop.RESPONSE_UNEXPECTED] += 1
+            return
+        try:
+            keys = state.initiator.finish(response, peer.preshared_key)
+        except (DecryptionFailed, InvalidKey):
+            self._dropped[Drop.RESPONSE_INVALID] += 1
+            return
+        peer.state = Idle()
+        peer.timers.handshake_received(now)
+        self._move(peer, source)
+        self._made(peer, Keypair(peer.number, state.index, response.sender_index, keys, initiator=True, created_at=now))
+        self._finish_handshake(peer)
+        # the peer may not use its new keypair before it has heard from us with it
+        peer.staged.extend(() if peer.staged else (b"",))
+        self._seal_staged(peer)
+        self._schedule(peer, now)
+
+    def _receive_cookie_reply(self, datagram: bytes, _source: Endpoint, now: float) -> None:
+        reply = CookieReply.parse(datagram)
+        peer = self._peers.get(self._issued.get(reply.receiver_index, -1))
+        if peer is None:
+            self._dropped[Drop.COOKIE_UNEXPECTED] += 1
+        elif not peer.cookies.consume(reply, now):
+            self._dropped[Drop.COOKIE_INVALID] += 1
+
+    def _macs_pass(self, datagram: bytes, sender_index: int, source: Endpoint, now: float) -> bool:
+        """Whether to work for this message; under load a cookie reply may be all the answer there is."""
+        if not self._checker.mac1_is_valid(datagram):
+            self._dropped[Drop.MAC1] += 1
+            return False
+        if not self._load.count(now):
+            return True
+        if not self._checker.mac2_is_valid(datagram, source, now):
+            reply = self._checker.reply(datagram, sender_index, source, now)
+            self._datagrams.append((reply.emit(), source))
+            self._sent[MessageType.COOKIE_REPLY] += 1
+            self._dropped[Drop.COOKIE_ASKED] += 1
+            return False
+        if not self._limiter.allow(source, now):
+            self._dropped[Drop.RATE_LIMITED] += 1
+            return False
+        return True
+
+    # --- what the above share ---------------------------------------------------------------------------------
+
+    def _made(self, peer: Peer, keypair: Keypair) -> None:
+        peer.timers.keypair_made(keypair.created_at)
+        self._keypairs_made += 1
+        self._events.append(keypair)
+
+    def _finish_handshake(self, peer: Peer) -> None:
+        peer.attempts = 0
+        peer.timers.handshake_finished()
+
+    def _seal_staged(self, peer: Peer) -> None:
+        if peer.staged:
+            self._events.append(Seal(peer.number, tuple(peer.staged)))
+            peer.staged.clear()
+
+    def _forget_keys(self, peer: Peer) -> None:
+        peer.state = Idle()
+        self._dropped[Drop.HANDSHAKE_FAILED] += len(peer.staged)
+        peer.staged.clear()
+        self._events.append(KeysZeroed(peer.number))
+
+    def _move(self, peer: Peer, endpoint: Endpoint) -> None:
+        if endpoint != peer.endpoint:
+            peer.endpoint = endpoint
+            self._events.append(Roamed(peer.number, endpoint))
+
+    def _can_seal(self, peer: Peer, now: float) -> bool:
+        """Whether the session table, asked now, would seal for this peer."""
+        slot = peer.record.current
+        if not slot:
+            return False
+        keypair = self._memory.keypair(peer.number, slot)
+        return now - keypair.created_at < REJECT_AFTER_TIME and keypair.send_counter < REJECT_AFTER_MESSAGES
+
+    def _static_static(self, peer: Peer) -> bytes:
+        if not peer.static_static:
+            peer.static_static = self._key.exchange(peer.public_key)
+        return peer.static_static
+
+    def _new_key(self) -> PrivateKey:
+        return PrivateKey(self._random(32))
+
+    def _new_index(self, peer: Peer, now: float) -> int:
+        """A receiver index that nobody can guess, and that no message still under way can mean."""
+        while self._resting and self._resting[0][0] <= now:
+            del self._issued[self._resting.popleft()[1]]
+        while (index := int.from_bytes(self._random(4), "little")) in self._issued:
+            pass
+        self._issued[index] = peer.number
+        self._resting.append((now + INDEX_REST_TIME, index))
+        return index

@@ -14,22 +14,21 @@ it works on the same flat records. Neither touches a socket, a clock or a source
 Source: J. A. Donenfeld, "WireGuard: Next Generation Kernel Network Tunnel" (2017), as of 2020-06.
 """
 
-from ts4nsnet.wireguard.device import Device, Seal
+from ts4nsnet.wireguard.device import Command, Device, Seal
 from ts4nsnet.wireguard.messages import WireGuardError
 from ts4nsnet.wireguard.peer import PeerConfig
 from ts4nsnet.wireguard.records import RECORD, SessionMemory
 from ts4nsnet.wireguard.routing import AllowedIPs
-from ts4nsnet.wireguard.sessions import Confirmed, Keypair, RekeyWanted, Roamed, SessionTable
+from ts4nsnet.wireguard.sessions import Fact, Keypair, SessionTable
 
 __all__ = [
     "RECORD",
     "AllowedIPs",
-    "Confirmed",
+    "Command",
     "Device",
+    "Fact",
     "Keypair",
     "PeerConfig",
-    "RekeyWanted",
-    "Roamed",
     "Seal",
     "SessionMemory",
     "SessionTable",

@@ -28,7 +28,7 @@ from math import inf
 from ts4nsnet.keys import InvalidKey, PrivateKey, PublicKey
 from ts4nsnet.noise import DecryptionFailed
 from ts4nsnet.wireguard.cookies import CookieChecker, LoadMeter, Random, RateLimiter
-from ts4nsnet.wireguard.handshake import Initiator, Received, Timestamps
+from ts4nsnet.wireguard.handshake import Initiator, Received
 from ts4nsnet.wireguard.messages import (
     Buffer,
     CookieReply,
@@ -49,6 +49,7 @@ from ts4nsnet.wireguard.sessions import (
     REJECT_AFTER_TIME,
     REKEY_TIMEOUT,
     Confirmed,
+    Fact,
     Keypair,
     KeysZeroed,
     RekeyWanted,
@@ -70,6 +71,10 @@ class Seal:
     packets: tuple[bytes, ...]
 
 
+# what a device tells the pipeline; all but Seal are for its session table
+Command = Keypair | Seal | Roamed | KeysZeroed
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceStatistics:
     """What a device has done so far."""
@@ -77,6 +82,7 @@ class DeviceStatistics:
     initiations_sent: int
     responses_sent: int
     cookies_sent: int
+    cookies_received: int
     keypairs_made: int
     dropped: Mapping[Drop, int]
 
@@ -97,7 +103,6 @@ class Device:
         self._memory = memory
         self._random = random
         self._wall = wall
-        self._timestamps = Timestamps()
         self._checker = CookieChecker(private_key.public, random)
         self._load = LoadMeter()
         self._limiter = RateLimiter()
@@ -110,10 +115,11 @@ class Device:
         self._resting: deque[tuple[float, int]] = deque()
         self._alarms: list[tuple[float, int]] = []  # a heap of (time, peer number); stale ones are passed over
         self._datagrams: list[tuple[bytes, Endpoint]] = []
-        self._events: deque[Keypair | Seal | Roamed | KeysZeroed] = deque()
+        self._events: deque[Command] = deque()
         self._dropped: Counter[Drop] = Counter()
         self._sent: Counter[MessageType] = Counter()
         self._keypairs_made = 0
+        self._cookies_received = 0
         self._receivers = {
             MessageType.INITIATION: self._receive_initiation,
             MessageType.RESPONSE: self._receive_response,
@@ -162,8 +168,10 @@ class Device:
             number = self._new_record(public_key)
         record = self._memory.peer(number)
         peer = Peer(number, public_key, record, PeerTimers(record, self._jitter))
-        if record.current:
-            peer.timers.keypair_made(self._memory.keypair(number, record.current).created_at)
+        for slot in filter(None, (record.previous, record.current, record.next)):  # the newest last
+            keypair = self._memory.keypair(number, slot)
+            peer.timers.keypair_made(keypair.created_at)
+            self._reserve_index(keypair.local_index, peer, keypair.created_at)
         self._peers[number] = self._by_key[public_key] = peer
         return peer
 
@@ -200,13 +208,13 @@ class Device:
         surplus = max(0, len(peer.staged) - MAX_STAGED_PACKETS)
         del peer.staged[:surplus]
         self._dropped[Drop.STAGING_FULL] += surplus
-        if self._can_seal(peer, now):
+        if self._can_seal(peer, len(peer.staged), now):
             self._seal_staged(peer)
         else:
             self._initiate(peer, now)
             self._schedule(peer, now)
 
-    def notice(self, fact: Confirmed | Roamed | RekeyWanted, now: float) -> None:
+    def notice(self, fact: Fact, now: float) -> None:
         """Take a fact of the session table."""
         peer = self._peers.get(fact.peer)
         if peer is None:
@@ -226,7 +234,7 @@ class Device:
         datagrams, self._datagrams = self._datagrams, []
         return datagrams
 
-    def next_event(self) -> Keypair | Seal | Roamed | KeysZeroed | None:
+    def next_event(self) -> Command | None:
         """The next thing for the session table to do, or None."""
         return self._events.popleft() if self._events else None
 
@@ -256,8 +264,9 @@ class Device:
             initiations_sent=self._sent[MessageType.INITIATION],
             responses_sent=self._sent[MessageType.RESPONSE],
             cookies_sent=self._sent[MessageType.COOKIE_REPLY],
+            cookies_received=self._cookies_received,
             keypairs_made=self._keypairs_made,
-            dropped=dict(self._dropped),
+            dropped=dict(+self._dropped),  # without zeroes
         )
 
     # --- timers -----------------------------------------------------------------------------------------------
@@ -275,7 +284,7 @@ class Device:
             case Expiry.RETRANSMIT:
                 peer.attempts += 1
                 self._call(peer, now)
-            case Expiry.KEEPALIVE | Expiry.PERSISTENT_KEEPALIVE if self._can_seal(peer, now):
+            case Expiry.KEEPALIVE | Expiry.PERSISTENT_KEEPALIVE if self._can_seal(peer, 1, now):
                 self._events.append(Seal(peer.number, (b"",)))
             case Expiry.KEEPALIVE | Expiry.PERSISTENT_KEEPALIVE | Expiry.NEW_HANDSHAKE:
                 self._initiate(peer, now)
@@ -303,7 +312,7 @@ class Device:
         try:
             static_static = self._static_static(peer)
             index = self._new_index(peer, now)
-            timestamp = self._timestamps.next(self._wall())
+            timestamp = peer.timestamps.next(self._wall())
             initiation, initiator = Initiator.create(
                 self._key, peer.public_key, static_static, self._new_key(), timestamp, index
             )
@@ -391,7 +400,9 @@ class Device:
         peer = self._peers.get(self._issued.get(reply.receiver_index, -1))
         if peer is None:
             self._dropped[Drop.COOKIE_UNEXPECTED] += 1
-        elif not peer.cookies.consume(reply, now):
+        elif peer.cookies.consume(reply, now):
+            self._cookies_received += 1
+        else:
             self._dropped[Drop.COOKIE_INVALID] += 1
 
     def _macs_pass(self, datagram: bytes, sender_index: int, source: Endpoint, now: float) -> bool:
@@ -439,13 +450,15 @@ class Device:
             peer.endpoint = endpoint
             self._events.append(Roamed(peer.number, endpoint))
 
-    def _can_seal(self, peer: Peer, now: float) -> bool:
-        """Whether the session table, asked now, would seal for this peer."""
+    def _can_seal(self, peer: Peer, packets: int, now: float) -> bool:
+        """Whether the session table, asked now, would seal so many packets for this peer."""
         slot = peer.record.current
         if not slot:
             return False
         keypair = self._memory.keypair(peer.number, slot)
-        return now - keypair.created_at < REJECT_AFTER_TIME and keypair.send_counter < REJECT_AFTER_MESSAGES
+        if now - keypair.created_at >= REJECT_AFTER_TIME:
+            return False
+        return keypair.send_counter + packets <= REJECT_AFTER_MESSAGES
 
     def _static_static(self, peer: Peer) -> bytes:
         if not peer.static_static:
@@ -458,9 +471,12 @@ class Device:
     def _new_index(self, peer: Peer, now: float) -> int:
         """A receiver index that nobody can guess, and that no message still under way can mean."""
         while self._resting and self._resting[0][0] <= now:
-            del self._issued[self._resting.popleft()[1]]
+            self._issued.pop(self._resting.popleft()[1], None)
         while (index := int.from_bytes(self._random(4), "little")) in self._issued:
             pass
-        self._issued[index] = peer.number
-        self._resting.append((now + INDEX_REST_TIME, index))
+        self._reserve_index(index, peer, now)
         return index
+
+    def _reserve_index(self, index: int, peer: Peer, since: float) -> None:
+        self._issued[index] = peer.number
+        self._resting.append((since + INDEX_REST_TIME, index))

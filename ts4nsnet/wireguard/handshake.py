@@ -139,9 +139,9 @@ TIMESTAMP_STEP = 1 << 24
 
 
 class Timestamps:
-    """TAI64N stamps for our initiations, 12 bytes each: every one is greater than the one before it.
+    """TAI64N stamps for our initiations to one peer, 12 bytes each: every one is greater than the one before it.
 
-    A wall clock that was set back must not make peers ignore us, so time then goes on in small steps.
+    A wall clock that was set back must not make the peer ignore us, so time then goes on in small steps.
     """
 
     __slots__ = ("_last",)

@@ -9,7 +9,7 @@ from math import inf
 
 from ts4nsnet.keys import PublicKey
 from ts4nsnet.wireguard.cookies import CookieGenerator
-from ts4nsnet.wireguard.handshake import NO_PRESHARED_KEY, Initiator
+from ts4nsnet.wireguard.handshake import NO_PRESHARED_KEY, Initiator, Timestamps
 from ts4nsnet.wireguard.messages import Endpoint
 from ts4nsnet.wireguard.records import PeerRecord
 from ts4nsnet.wireguard.routing import Prefix
@@ -61,6 +61,7 @@ class Peer:
         "state",
         "static_static",
         "timers",
+        "timestamps",
         "wake_at",
     )
 
@@ -70,6 +71,7 @@ class Peer:
         self.record = record
         self.timers = timers
         self.cookies = CookieGenerator(public_key)
+        self.timestamps = Timestamps()
         self.preshared_key = NO_PRESHARED_KEY
         self.static_static = b""  # computed at the first handshake
         self.endpoint: Endpoint = record.endpoint

@@ -92,6 +92,10 @@ class RekeyWanted:
     peer: int
 
 
+# what a session table tells the device
+Fact = Confirmed | Roamed | RekeyWanted
+
+
 @dataclass(frozen=True, slots=True)
 class SessionStatistics:
     """What a table has done so far."""
@@ -139,15 +143,31 @@ class SessionTable:
         self._memory = memory
         self._by_index: dict[int, _Session] = {}
         self._sessions: dict[tuple[int, int], _Session] = {}  # by peer and slot
-        self._events: deque[Confirmed | Roamed | RekeyWanted] = deque()
+        self._events: deque[Fact] = deque()
         self._dropped: Counter[Drop] = Counter()
         self._sealed = 0
         self._opened = 0
         self._generation = 0
         for number in range(memory.peers):
-            peer = memory.peer(number)
-            for slot in {peer.previous, peer.current, peer.next} - {0} if peer.generation else ():
-                self._take_up(number, slot)
+            if memory.peer(number).generation:
+                self._adopt(number)
+
+    def _adopt(self, number: int) -> None:
+        """Take up what another table left. Where it died in the middle of a change, a keypair may be half written, be
+        named twice, or have no name yet: that one goes, and the rest goes on."""
+        peer = self._memory.peer(number)
+        peer.current = self._adopted(number, peer.current)
+        peer.next = self._adopted(number, peer.next)
+        peer.previous = self._adopted(number, peer.previous)
+        for slot in range(1, KEYPAIRS_PER_PEER + 1):
+            if (number, slot) not in self._sessions:
+                self._memory.keypair(number, slot).erase()
+
+    def _adopted(self, number: int, slot: int) -> int:
+        if not slot or (number, slot) in self._sessions or not self._memory.keypair(number, slot).generation:
+            return 0
+        self._take_up(number, slot)
+        return slot
 
     # --- commands of the device -------------------------------------------------------------------------------
 
@@ -210,7 +230,8 @@ class SessionTable:
     def _destroy(self, number: int, slot: int) -> None:
         session = self._sessions.pop((number, slot), None)
         if session is not None:
-            del self._by_index[session.record.local_index]
+            if self._by_index.get(session.record.local_index) is session:
+                del self._by_index[session.record.local_index]
             session.record.erase()
 
     # --- the way out ------------------------------------------------------------------------------------------
@@ -340,7 +361,7 @@ class SessionTable:
 
     # --- what happened ----------------------------------------------------------------------------------------
 
-    def next_event(self) -> Confirmed | Roamed | RekeyWanted | None:
+    def next_event(self) -> Fact | None:
         """The next fact for the device, or None."""
         return self._events.popleft() if self._events else None
 

@@ -89,6 +89,7 @@ class PeerTimers:
     def handshake_sent(self, now: float) -> None:
         """An initiation or response of ours was sent: it tells the peer as much as a keep-alive does."""
         self._handshake_sent_at = self._keepalive_done_at = now
+        self._another_from = inf
 
     def handshake_received(self, now: float) -> None:
         """An authentic initiation or response has come: the peer is alive."""
@@ -115,6 +116,7 @@ class PeerTimers:
     def gave_up(self, now: float) -> None:
         """Nobody has answered for REKEY_ATTEMPT_TIME; what may be left of keys goes later."""
         self._keepalive_done_at = now
+        self._another_from = inf
         self._zero_at = min(self._zero_at, now + ZERO_KEYS_TIME)
 
     # --- what the device asks ---------------------------------------------------------------------------------

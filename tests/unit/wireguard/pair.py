@@ -8,20 +8,27 @@ A `Side` is what a process makes of our two classes: a `Device` and a `SessionTa
 handing the other its facts. Everything random comes from one seed, so a run can be repeated.
 """
 
+import json
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, ip_network
+from pathlib import Path
 from random import Random
+from typing import Any
 
 from ts4nsnet.keys import PrivateKey
 from ts4nsnet.wireguard.device import Device, Seal
-from ts4nsnet.wireguard.messages import Drop, MessageType, message_type
+from ts4nsnet.wireguard.messages import TRANSPORT_OVERHEAD_BYTES, Drop, MessageType, message_type
 from ts4nsnet.wireguard.peer import PeerConfig
-from ts4nsnet.wireguard.records import SessionMemory
+from ts4nsnet.wireguard.records import KeypairRecord, PeerRecord, SessionMemory
 from ts4nsnet.wireguard.sessions import SessionTable
 
+# recorded handshakes and tables; where they come from: their "description"
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "vectors" / "wireguard.json").read_text())
+
 MTU = 1420
+EVERYTHING = frozenset(MessageType)  # for a wire that loses all of it
 START = 1_000_000.0  # seconds of boot time at which tests begin
 WALL_START = 1_700_000_000 * 10**9  # and nanoseconds of wall time
 
@@ -45,10 +52,12 @@ class Side:
     device: Device
     table: SessionTable
     memory: SessionMemory
+    buffer: bytearray  # what `memory` looks into
     endpoint: bytes
     peer: int = -1  # the other side's number here
     received: list[bytes] = field(default_factory=list)  # packets without keep-alives, as they came
     out: deque[tuple[bytes, bytes]] = field(default_factory=deque)  # datagram, destination
+    history: list[tuple[float, bytes]] = field(default_factory=list)  # all that ever went out, and when
     mtu: int = MTU
 
     def send(self, packet: bytes, now: float) -> None:
@@ -85,14 +94,43 @@ class Side:
                 else:
                     self.table.apply(command)
                 busy = True
-            self.out.extend(self.device.datagrams_to_send())
+            for datagram, destination in self.device.datagrams_to_send():
+                self._transmit(datagram, destination, now)
 
     def _seal(self, packets: tuple[bytes, ...], now: float) -> None:
         messages = self.table.seal(self.peer, packets, self.mtu, now)
         if messages is None:
             self.device.send(self.peer, packets, now)
         else:
-            self.out.extend((message, self.table.endpoint(self.peer)) for message in messages)
+            for message in messages:
+                self._transmit(message, self.table.endpoint(self.peer), now)
+
+    def _transmit(self, datagram: bytes, destination: bytes, now: float) -> None:
+        self.out.append((datagram, destination))
+        self.history.append((now, datagram))
+
+    # --- what can be seen from outside ------------------------------------------------------------------------
+
+    @property
+    def record(self) -> PeerRecord:
+        """The other side's record here."""
+        return self.memory.peer(self.peer)
+
+    def keypair(self, slot: int) -> KeypairRecord | None:
+        """The keypair that `record.previous`, `.current` or `.next` names."""
+        return self.memory.keypair(self.peer, slot) if slot else None
+
+    def slots(self) -> tuple[bool, bool, bool]:
+        """Which of previous, current and next there are."""
+        return self.record.previous != 0, self.record.current != 0, self.record.next != 0
+
+    def sent(self, kind: MessageType) -> list[float]:
+        """When messages of this type went out, in seconds since the start; keep-alives are no data here."""
+        return [when - START for when, message in self.history if message_type(message) == kind and _is_more(message)]
+
+    def keepalives(self) -> list[float]:
+        """When keep-alives went out, in seconds since the start."""
+        return [when - START for when, message in self.history if not _is_more(message)]
 
     def dropped(self) -> dict[Drop, int]:
         """What both classes have dropped, by reason."""
@@ -100,6 +138,11 @@ class Side:
         for reason, count in self.table.statistics().dropped.items():
             total[reason] = total.get(reason, 0) + count
         return {reason: count for reason, count in total.items() if count}
+
+
+def _is_more(message: bytes) -> bool:
+    # than a keep-alive: a transport message around nothing
+    return len(message) > TRANSPORT_OVERHEAD_BYTES
 
 
 class Pair:
@@ -112,35 +155,43 @@ class Pair:
         self._keepalive = keepalive
         self.alice = self._side("alice", endpoint(1))
         self.bob = self._side("bob", endpoint(2))
-        self._introduce(self.alice, self.bob, IPv4Network("10.0.0.2/32"))
-        self._introduce(self.bob, self.alice, IPv4Network("10.0.0.1/32"))
+        self.introduce(self.alice)
+        self.introduce(self.bob)
 
-    def _side(self, name: str, where: bytes, key: PrivateKey | None = None) -> Side:
+    def _side(self, name: str, where: bytes, key: PrivateKey | None = None, buffer: bytearray | None = None) -> Side:
         key = key or PrivateKey(self.random.randbytes(32))
-        memory = SessionMemory(bytearray(SessionMemory.size(4)))
-        device = Device(key, memory, self.random.randbytes, self._wall)
-        return Side(name, key, device, SessionTable(memory), memory, where)
+        buffer = bytearray(SessionMemory.size(4)) if buffer is None else buffer
+        memory = SessionMemory(buffer)
+        device = Device(key, memory, self.random.randbytes, self.wall)
+        return Side(name, key, device, SessionTable(memory), memory, buffer, where)
 
-    def _wall(self) -> int:
+    def wall(self) -> int:
+        """Nanoseconds since 1970."""
         return WALL_START + round((self.now - START) * 10**9)
 
-    def _introduce(self, side: Side, other: Side, network: IPv4Network) -> None:
-        config = PeerConfig(
-            other.key.public,
-            frozenset({network, ip_network("fd00::/64")}),
-            self._preshared_key,
-            other.endpoint,
-            self._keepalive,
-        )
-        side.peer = side.device.set_peer(config, self.now)
+    def other(self, side: Side) -> Side:
+        """Bob for Alice, Alice for Bob."""
+        return self.bob if side is self.alice else self.alice
 
-    def restart(self, side: Side) -> Side:
-        """Replace `side` by one that has forgotten all but its key and configuration."""
-        other = self.bob if side is self.alice else self.alice
-        fresh = self._side(side.name, side.endpoint, side.key)
-        network = "10.0.0.2/32" if fresh.name == "alice" else "10.0.0.1/32"
-        self._introduce(fresh, other, IPv4Network(network))
+    def config(self, side: Side) -> PeerConfig:
+        """What `side` is told of the other one."""
+        other = self.other(side)
+        network = IPv4Network("10.0.0.1/32" if other is self.alice else "10.0.0.2/32")
+        prefixes = frozenset({network, ip_network("fd00::/64")})
+        return PeerConfig(other.key.public, prefixes, self._preshared_key, other.endpoint, self._keepalive)
+
+    def introduce(self, side: Side, config: PeerConfig | None = None) -> None:
+        """Tell `side` of the other one."""
+        side.peer = side.device.set_peer(config or self.config(side), self.now)
+        side.settle(self.now)
+
+    def restart(self, side: Side, *, keep_memory: bool = False) -> Side:
+        """Replace `side` by one that knows only its key, its configuration and perhaps what is in session memory."""
+        fresh = self._side(side.name, side.endpoint, side.key, side.buffer if keep_memory else None)
+        fresh.received, fresh.history = side.received, side.history
         setattr(self, side.name, fresh)
+        config = self.config(fresh)
+        self.introduce(fresh, replace(config, endpoint=None) if keep_memory else config)
         return fresh
 
     # --- the wire ---------------------------------------------------------------------------------------------

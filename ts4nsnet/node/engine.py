@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The `python` engine: the reference pipeline and the WireGuard device, run on trio within the node.
+
+    TUN ─► pipeline.from_tun ─► UDP          three tasks: TUN readable, UDP readable, a timer due;
+    TUN ◄─ pipeline.from_udp ◄─ UDP          each does one batch, then `_settle`s what it caused
+                 │      ▲
+           events▼      │commands
+               device (handshakes, timers)
+
+A batch is read until there is no more, or enough for the other direction to wait for; a socket that is full stops the
+reading of its source, so that the kernel's queues fill up and drop there, and none of ours grows. Handshake messages
+that find the socket full are dropped, like on any full network: their timers repeat them.
+
+It needs no compiled code and is the slowest of the engines; what it does is what the others must do.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from math import inf
+from typing import NoReturn
+
+import trio
+
+from ts4nsnet.errors import Ts4nsnetError
+from ts4nsnet.netns import Tun
+from ts4nsnet.uring.counters import Drop
+from ts4nsnet.uring.reference import Reference, Slow, Unsealed
+from ts4nsnet.uring.segment import VnetHeader, segment
+from ts4nsnet.uring.trains import Train
+from ts4nsnet.uring.udp import UdpPort
+from ts4nsnet.wireguard import Device
+
+FRAME_BYTES = 10 + 65536  # a vnet header and the longest packet; a shorter buffer would cut it without a word
+# ours: of one batch, so that the other direction gets its turn after some milliseconds
+MAX_BATCH_FRAMES = 64
+MAX_BATCH_BYTES = 256 << 10
+
+
+class TunGone(Ts4nsnetError):
+    """The TUN device was deleted, or its namespace has ended."""
+
+
+class PythonEngine:
+    """One TUN queue, one UDP socket, one device.
+
+    Args:
+        device: the node's WireGuard device.
+        pipeline: over the same session memory and routes.
+        tun: its first queue is used.
+        sock: non-blocking, of `uring.udp.open_socket`.
+    """
+
+    def __init__(self, device: Device, pipeline: Reference, tun: Tun, sock: socket.socket) -> None:
+        self._device = device
+        self._pipeline = pipeline
+        self._tun = tun.fds[0]
+        self._vnet_hdr = tun.vnet_hdr
+        self._sock = sock
+        self._udp = UdpPort(sock, pipeline.counters)
+        self._frame = bytearray(FRAME_BYTES)
+        self._sending = trio.Lock()
+        self._wake = trio.Event()
+
+    def device_changed(self) -> None:
+        """Do what the device wants done after somebody else spoke to it: added or removed a peer, say."""
+        self._settle(trio.current_time())
+        self._wake.set()
+
+    async def run(self) -> NoReturn:
+        """Carry packets until cancelled; raises TunGone, in an exception group as all that trio's nurseries raise."""
+        self.device_changed()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._carry_from_tun)
+            nursery.start_soon(self._carry_from_udp)
+            nursery.start_soon(self._keep_time)
+        raise AssertionError("the tasks of an engine never return")
+
+    # --- the three tasks --------------------------------------------------------------------------------------
+
+    async def _carry_from_tun(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._tun)
+            now = trio.current_time()
+            self._pipeline.from_tun(self._read_frames(), now)
+            self._settle(now)
+            await self._transmit()
+
+    async def _carry_from_udp(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._sock)
+            now = trio.current_time()
+            self._pipeline.from_udp(self._udp.receive(), now)
+            self._settle(now)
+            for frame in self._pipeline.frames_to_write():
+                self._write(frame)
+            await self._transmit()
+
+    async def _keep_time(self) -> None:
+        while True:
+            timer = self._device.next_timer()
+            with trio.move_on_at(inf if timer is None else timer):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            now = trio.current_time()
+            self._device.handle_timer(now)
+            self._settle(now)
+            await self._transmit()
+
+    # --- between pipeline and device --------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Hand events and commands to and fro until there are none."""
+        timer = self._device.next_timer()
+        busy = True
+        while busy:
+            busy = False
+            while (event := self._pipeline.next_event()) is not None:
+                busy = True
+                match event:
+                    case Slow():
+                        self._device.receive(event.datagram, event.source, now)
+                    case Unsealed():
+                        self._device.send(event.peer, event.packets, now)
+                    case _:
+                        self._device.notice(event, now)
+            while (command := self._device.next_event()) is not None:
+                busy = True
+                self._pipeline.apply(command, now)
+        for datagram, endpoint in self._device.datagrams_to_send():
+            self._send_handshake(Train((datagram,), len(datagram), 1, endpoint))
+        if self._device.next_timer() != timer:
+            self._wake.set()
+
+    # --- system calls -----------------------------------------------------------------------------------------
+
+    def _read_frames(self) -> Iterator[memoryview]:
+        """What the TUN has, at most a batch; each frame is overwritten by the next."""
+        view = memoryview(self._frame)
+        size = 0
+        for _ in range(MAX_BATCH_FRAMES):
+            try:
+                length = os.readv(self._tun, [view])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise TunGone(f"reading the TUN device: {error.strerror}; was it or its namespace deleted?") from error
+            yield view[:length]
+            size += length
+            if size > MAX_BATCH_BYTES:
+                return
+
+    def _write(self, frame: bytes) -> None:
+        try:
+            os.write(self._tun, frame)
+        except OSError as error:
+            if error.errno == errno.EINVAL and self._vnet_hdr and VnetHeader.parse(frame).gso_type:
+                # some kernels refuse superpackets with a short tail; one by one they are the same packets
+                for packet in segment(frame):
+                    self._write(VnetHeader().emit() + packet)
+            else:
+                self._pipeline.counters.dropped[Drop.WRITE_FAILED] += 1
+
+    def _send_handshake(self, train: Train) -> None:
+        try:
+            self._udp.send(train)
+        except BlockingIOError:
+            self._pipeline.counters.dropped[Drop.SEND_FAILED] += 1
+
+    async def _transmit(self) -> None:
+        """Send what the pipeline has, waiting for room where there is none."""
+        async with self._sending:
+            for train in self._pipeline.trains_to_send():
+                while True:
+                    try:
+                        self._udp.send(train)
+                    except BlockingIOError:
+                        await trio.lowlevel.wait_writable(self._sock)
+                    else:
+                        break

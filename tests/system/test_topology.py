@@ -118,6 +118,16 @@ def test_loss_of_one_direction_spares_the_other(topology: Topology) -> None:
     assert arrived(link, 100) == 0
 
 
+def test_loss_spares_neighbour_discovery_and_segments(topology: Topology) -> None:
+    alice, bob = topology.host("alice"), topology.host("bob")
+    link = topology.link(alice, "fd00::1/64", bob, "fd00::2/64", loss=1.0)
+    assert alice.run("ping", "-c1", "-W0.1", "fd00::2", check=False).returncode != 0
+    assert "lladdr" in alice.run("ip", "neighbour", "show", "fd00::2").stdout
+    assert "gso_max_segs 1 " in alice.run("ip", "-d", "link", "show", "dev", "bob").stdout
+    link.set_loss(up=0.0, down=0.0)
+    assert "gso_max_segs 65535 " in alice.run("ip", "-d", "link", "show", "dev", "bob").stdout
+
+
 def test_mtu_is_that_of_the_link(topology: Topology) -> None:
     alice, bob = topology.host("alice"), topology.host("bob")
     topology.link(alice, "10.0.0.1/24", bob, "10.0.0.2/24", mtu=1400)

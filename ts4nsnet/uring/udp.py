@@ -10,8 +10,9 @@ WireGuard sees 32 opaque bytes instead of an address:
     │ IPv6 or IPv4-mapped address   │ port  │ zero  │ zone      │ zero           │   big-endian
     └───────────────────────────────┴───────┴───────┴───────────┴────────────────┘
 
-Sending in trains (UDP_SEGMENT) is given up for good when the kernel refuses it for a reason of its own (EIO: a device
-that cannot make the checksums; EINVAL): the datagrams then go one by one.
+Where the kernel refuses a train, its datagrams go one by one. EMSGSIZE (before Linux 6.14: EINVAL) says that they are
+longer than this path's MTU, so that IP has to fragment them; EIO, that the device cannot make the checksums, or that
+IPsec is on the way: sending in trains (UDP_SEGMENT) is then given up for good.
 
 Source: udp(7), ipv6(7); sizes and errors as measured on Linux 6.18.
 """
@@ -121,26 +122,31 @@ class UdpPort:
                     (segment_bytes,) = _GRO_SIZE.unpack(data)
             yield Train.received(view[:size], segment_bytes, to_endpoint(address))
 
-    def send(self, train: Train) -> None:
-        """Send a train; raises BlockingIOError when there is no room, and drops and counts what cannot be sent."""
+    def send(self, train: Train) -> Train | None:
+        """Send a train; returns what there was no room for, to be sent once the socket is writable, or None.
+
+        What cannot be sent at all is dropped and counted.
+        """
         if train.datagram_count == 1 or self._segments:
             try:
                 self._send(train)
             except BlockingIOError:
-                raise
+                return train
             except OSError as error:
                 if train.datagram_count == 1 or error.errno not in (errno.EIO, errno.EINVAL, errno.EMSGSIZE):
                     self._refused(error, train.datagram_count)
-                    return
-                # EMSGSIZE may be this path's alone
-                self._segments = error.errno == errno.EMSGSIZE
+                    return None
+                self._segments = error.errno != errno.EIO
             else:
-                return
-        for datagram in train.payload:
+                return None
+        for sent, datagram in enumerate(train.payload):
             try:
                 self._send(Train((datagram,), len(datagram), 1, train.endpoint))
+            except BlockingIOError:
+                return train._replace(payload=train.payload[sent:], datagram_count=train.datagram_count - sent)
             except OSError as error:
                 self._refused(error, 1)
+        return None
 
     def _send(self, train: Train) -> None:
         control = []

@@ -225,7 +225,7 @@ class Device:
                 self._seal_staged(peer)
             case Roamed():
                 peer.endpoint = fact.endpoint
-            case RekeyWanted():
+            case RekeyWanted():  # pragma: no branch
                 self._initiate(peer, now)
         self._schedule(peer, now)
 
@@ -288,7 +288,7 @@ class Device:
                 self._events.append(Seal(peer.number, (b"",)))
             case Expiry.KEEPALIVE | Expiry.PERSISTENT_KEEPALIVE | Expiry.NEW_HANDSHAKE:
                 self._initiate(peer, now)
-            case Expiry.ZERO_KEYS:
+            case Expiry.ZERO_KEYS:  # pragma: no branch
                 self._forget_keys(peer)
 
     def _jitter(self) -> float:

@@ -149,13 +149,15 @@ class SessionTable:
         self._opened = 0
         self._generation = 0
         for number in range(memory.peers):
-            if memory.peer(number).generation:
-                self._adopt(number)
+            peer = memory.peer(number)
+            if peer.generation or peer.previous or peer.current or peer.next:
+                self._adopt(number, peer)
 
-    def _adopt(self, number: int) -> None:
+    def _adopt(self, number: int, peer: PeerRecord) -> None:
         """Take up what another table left. Where it died in the middle of a change, a keypair may be half written, be
-        named twice, or have no name yet: that one goes, and the rest goes on."""
-        peer = self._memory.peer(number)
+        named twice, or have no name yet: that one goes, and the rest goes on. Of a removed peer, all go."""
+        if not peer.generation:
+            peer.current = peer.next = peer.previous = 0
         peer.current = self._adopted(number, peer.current)
         peer.next = self._adopted(number, peer.next)
         peer.previous = self._adopted(number, peer.previous)
@@ -178,7 +180,7 @@ class SessionTable:
                 self._install(command)
             case Roamed():
                 self._memory.peer(command.peer).endpoint = command.endpoint
-            case KeysZeroed():
+            case KeysZeroed():  # pragma: no branch
                 for slot in range(1, KEYPAIRS_PER_PEER + 1):
                     self._destroy(command.peer, slot)
                 peer = self._memory.peer(command.peer)

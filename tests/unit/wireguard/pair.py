@@ -43,7 +43,7 @@ def endpoint(host: int, port: int = 51820) -> bytes:
     return (bytes(10) + b"\xff\xff" + bytes([192, 0, 2, host]) + port.to_bytes(2, "big")).ljust(32, b"\0")
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Side:
     """One WireGuard interface: its two classes, what came out of it, and where it is."""
 
@@ -59,6 +59,7 @@ class Side:
     out: deque[tuple[bytes, bytes]] = field(default_factory=deque)  # datagram, destination
     history: list[tuple[float, bytes]] = field(default_factory=list)  # all that ever went out, and when
     mtu: int = MTU
+    apart: bool = False  # as two processes: facts and commands wait until the test calls `exchange`
 
     def send(self, packet: bytes, now: float) -> None:
         """Send a packet to the other side, as the pipeline would."""
@@ -81,6 +82,13 @@ class Side:
         self.settle(now)
 
     def settle(self, now: float) -> None:
+        """Hand facts to and fro until there are none, and take what the device sends."""
+        if not self.apart:
+            self.exchange(now)
+        for datagram, destination in self.device.datagrams_to_send():
+            self._transmit(datagram, destination, now)
+
+    def exchange(self, now: float) -> None:
         """Hand facts to and fro until there are none."""
         busy = True
         while busy:
@@ -94,8 +102,6 @@ class Side:
                 else:
                     self.table.apply(command)
                 busy = True
-            for datagram, destination in self.device.datagrams_to_send():
-                self._transmit(datagram, destination, now)
 
     def _seal(self, packets: tuple[bytes, ...], now: float) -> None:
         messages = self.table.seal(self.peer, packets, self.mtu, now)

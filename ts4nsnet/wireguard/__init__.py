@@ -10,6 +10,7 @@ it works on the same flat records. Neither touches a socket, a clock or a source
     cookies     mac1, mac2, load                      replay     RFC 6479
     timers      when to call, retry, keep alive       routing    allowed IPs, longest prefix first
     device      the verbs                             peer       what is known of a peer
+    indices     receiver indices
 
 Source: J. A. Donenfeld, "WireGuard: Next Generation Kernel Network Tunnel" (2017), as of 2020-06.
 """

@@ -12,7 +12,8 @@ in the peer's staging queue and leave in a `Seal` once there is one.
 
 We never call a peer more often than every 5 seconds, nor earlier than that after we have answered it; the retry timer
 sees to it that what is put off by this rule happens. When nobody has answered for 90 seconds the staged packets are
-dropped; the next packet starts over.
+dropped; the next packet starts over. In a tailnet peers learn of us, and of a new key of ours, a moment later than we
+of them, and ignore us until then; `early_retries` are for the first calls to a peer that has not answered yet.
 
 Nothing that comes from outside raises here. What is refused is counted under its `Drop` and otherwise ignored.
 
@@ -29,6 +30,7 @@ from ts4nsnet.keys import InvalidKey, PrivateKey, PublicKey
 from ts4nsnet.noise import DecryptionFailed
 from ts4nsnet.wireguard.cookies import CookieChecker, LoadMeter, Random, RateLimiter
 from ts4nsnet.wireguard.handshake import Initiator, Received
+from ts4nsnet.wireguard.indices import ReceiverIndices
 from ts4nsnet.wireguard.messages import (
     Buffer,
     CookieReply,
@@ -55,12 +57,10 @@ from ts4nsnet.wireguard.sessions import (
     RekeyWanted,
     Roamed,
 )
-from ts4nsnet.wireguard.timers import JITTER_TIME, MAX_RETRIES, ZERO_KEYS_TIME, Expiry, PeerTimers
+from ts4nsnet.wireguard.timers import JITTER_TIME, MAX_RETRIES, Expiry, PeerTimers
 
 # a peer is not served more often; paper, 5.1: "at most once every 50th of a second" in both known implementations
 INITIATION_SPACING_TIME = 0.020  # seconds
-# no message can name an index any more once its handshake and its keypair are gone for a while
-INDEX_REST_TIME = ZERO_KEYS_TIME + REJECT_AFTER_TIME  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +95,25 @@ class Device:
         memory: where keypairs live; the session table is over the same.
         random: yields unpredictable bytes (`os.urandom`).
         wall: nanoseconds since 1970 UTC; only initiations' timestamps are made of it.
+        early_retries: seconds after the first, second, … call to a peer that has never answered our key, in place of
+            the protocol's 5.
     """
 
-    def __init__(self, private_key: PrivateKey, memory: SessionMemory, random: Random, wall: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        private_key: PrivateKey,
+        memory: SessionMemory,
+        random: Random,
+        wall: Callable[[], int],
+        *,
+        early_retries: Sequence[float] = (),
+    ) -> None:
         self.routes = AllowedIPs()
         self._key = private_key
         self._memory = memory
         self._random = random
         self._wall = wall
+        self._early_retries = early_retries
         self._checker = CookieChecker(private_key.public, random)
         self._load = LoadMeter()
         self._limiter = RateLimiter()
@@ -111,8 +122,7 @@ class Device:
         self._generation = 0
         self._unused: deque[int] = deque()  # the longest unused first: late facts of a removed peer meet nobody
         self._adoptable: dict[bytes, int] = {}  # public key → number of peers whose sessions outlived another device
-        self._issued: dict[int, int] = {}  # receiver index → peer number, INDEX_REST_TIME long
-        self._resting: deque[tuple[float, int]] = deque()
+        self._indices = ReceiverIndices(random)
         self._alarms: list[tuple[float, int]] = []  # a heap of (time, peer number); stale ones are passed over
         self._datagrams: list[tuple[bytes, Endpoint]] = []
         self._events: deque[Command] = deque()
@@ -162,6 +172,19 @@ class Device:
         del self._peers[peer.number]
         self._unused.append(peer.number)
 
+    def set_private_key(self, private_key: PrivateKey, now: float) -> None:
+        """Go on under another key. Sessions live on until their time is over; peers with one are called anew."""
+        self._key = private_key
+        self._checker = CookieChecker(private_key.public, self._random)
+        for peer in self._peers.values():
+            peer.static_static = b""
+            peer.state = Idle()
+            peer.calls, peer.has_answered = 0, False
+            if peer.record.current:
+                peer.handshake_sent_at = -inf
+                self._initiate(peer, now)
+                self._schedule(peer, now)
+
     def _add(self, public_key: PublicKey) -> Peer:
         number = self._adoptable.pop(public_key.raw, None)
         if number is None:
@@ -171,7 +194,7 @@ class Device:
         for slot in filter(None, (record.previous, record.current, record.next)):  # the newest last
             keypair = self._memory.keypair(number, slot)
             peer.timers.keypair_made(keypair.created_at)
-            self._reserve_index(keypair.local_index, peer, keypair.created_at)
+            self._indices.reserve(keypair.local_index, peer.number, keypair.created_at)
         self._peers[number] = self._by_key[public_key] = peer
         return peer
 
@@ -302,19 +325,21 @@ class Device:
         self._call(peer, now)
 
     def _call(self, peer: Peer, now: float) -> None:
-        if now - peer.handshake_sent_at < REKEY_TIMEOUT:
-            peer.timers.retransmit_later(peer.handshake_sent_at, postponed=True)
+        rest = self._spacing(peer)
+        if now - peer.handshake_sent_at < rest:
+            peer.timers.retransmit_later(peer.handshake_sent_at, rest, postponed=True)
             return
-        peer.timers.retransmit_later(now)
+        peer.calls += 1
+        peer.timers.retransmit_later(now, self._spacing(peer))
         if peer.endpoint == NOWHERE:
             self._dropped[Drop.NO_ENDPOINT] += 1
             return
         try:
             static_static = self._static_static(peer)
-            index = self._new_index(peer, now)
+            index = self._indices.issue(peer.number, now)
             timestamp = peer.timestamps.next(self._wall())
             initiation, initiator = Initiator.create(
-                self._key, peer.public_key, static_static, self._new_key(), timestamp, index
+                self._key, peer.public_key, static_static, PrivateKey(self._random(32)), timestamp, index
             )
         except InvalidKey:
             # a configured key with which no secret can be agreed: this peer can never answer
@@ -322,6 +347,11 @@ class Device:
             return
         peer.state = Initiated(index, initiator)
         self._transmit(peer, MessageType.INITIATION, initiation.emit(), now)
+
+    def _spacing(self, peer: Peer) -> float:
+        """How long to wait for an answer to the last call; seconds."""
+        early = not peer.has_answered and 0 < peer.calls <= len(self._early_retries)
+        return self._early_retries[peer.calls - 1] if early else REKEY_TIMEOUT
 
     def _transmit(self, peer: Peer, kind: MessageType, message: bytes, now: float) -> None:
         peer.handshake_sent_at = now
@@ -357,8 +387,8 @@ class Device:
                 return Drop.INITIATION_REPLAYED
             if now - peer.initiation_received_at < INITIATION_SPACING_TIME:
                 return Drop.INITIATION_FLOOD
-            index = self._new_index(peer, now)
-            response, keys = received.respond(self._new_key(), peer.preshared_key, index)
+            index = self._indices.issue(peer.number, now)
+            response, keys = received.respond(PrivateKey(self._random(32)), peer.preshared_key, index)
         except (DecryptionFailed, InvalidKey):
             return Drop.INITIATION_INVALID
         peer.record.timestamp = timestamp
@@ -375,7 +405,7 @@ class Device:
         response = Response.parse(datagram)
         if not self._macs_pass(datagram, response.sender_index, source, now):
             return
-        peer = self._peers.get(self._issued.get(response.receiver_index, -1))
+        peer = self._owner(response.receiver_index)
         state = peer.state if peer is not None else Idle()
         if peer is None or isinstance(state, Idle) or state.index != response.receiver_index:
             self._dropped[Drop.RESPONSE_UNEXPECTED] += 1
@@ -397,7 +427,7 @@ class Device:
 
     def _receive_cookie_reply(self, datagram: bytes, _source: Endpoint, now: float) -> None:
         reply = CookieReply.parse(datagram)
-        peer = self._peers.get(self._issued.get(reply.receiver_index, -1))
+        peer = self._owner(reply.receiver_index)
         if peer is None:
             self._dropped[Drop.COOKIE_UNEXPECTED] += 1
         elif peer.cookies.consume(reply, now):
@@ -427,11 +457,11 @@ class Device:
 
     def _made(self, peer: Peer, keypair: Keypair) -> None:
         peer.timers.keypair_made(keypair.created_at)
+        peer.has_answered = True
         self._keypairs_made += 1
         self._events.append(keypair)
 
     def _finish_handshake(self, peer: Peer) -> None:
-        peer.attempts = 0
         peer.timers.handshake_finished()
 
     def _seal_staged(self, peer: Peer) -> None:
@@ -465,18 +495,7 @@ class Device:
             peer.static_static = self._key.exchange(peer.public_key)
         return peer.static_static
 
-    def _new_key(self) -> PrivateKey:
-        return PrivateKey(self._random(32))
-
-    def _new_index(self, peer: Peer, now: float) -> int:
-        """A receiver index that nobody can guess, and that no message still under way can mean."""
-        while self._resting and self._resting[0][0] <= now:
-            self._issued.pop(self._resting.popleft()[1], None)
-        while (index := int.from_bytes(self._random(4), "little")) in self._issued:
-            pass
-        self._reserve_index(index, peer, now)
-        return index
-
-    def _reserve_index(self, index: int, peer: Peer, since: float) -> None:
-        self._issued[index] = peer.number
-        self._resting.append((since + INDEX_REST_TIME, index))
+    def _owner(self, index: int) -> Peer | None:
+        """The peer that a message with this receiver index can be from."""
+        number = self._indices.owner(index)
+        return None if number is None else self._peers.get(number)

@@ -49,9 +49,11 @@ class Peer:
     __slots__ = (
         "allowed_ips",
         "attempts",
+        "calls",
         "cookies",
         "endpoint",
         "handshake_sent_at",
+        "has_answered",
         "initiation_received_at",
         "number",
         "preshared_key",
@@ -77,7 +79,9 @@ class Peer:
         self.endpoint: Endpoint = record.endpoint
         self.state: Idle | Initiated = Idle()
         self.staged: list[bytes] = []  # at most MAX_STAGED_PACKETS
-        self.attempts = 0
+        self.attempts = 0  # retries since somebody wanted a keypair
+        self.calls = 0  # under our present key
+        self.has_answered = False  # likewise
         self.handshake_sent_at = -inf
         self.initiation_received_at = -inf
         self.wake_at = inf

@@ -332,7 +332,6 @@ class SessionTable:
             peer.endpoint = source
             self._events.append(Roamed(number, source))
         if session.slot == peer.next:
-            self._destroy(number, peer.previous)
             peer.previous, peer.current, peer.next = peer.current, peer.next, 0
             self._events.append(Confirmed(number))
         current = self._sessions.get((number, peer.current))

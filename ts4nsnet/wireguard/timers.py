@@ -95,14 +95,14 @@ class PeerTimers:
         """An authentic initiation or response has come: the peer is alive."""
         self._handshake_received_at = self._new_handshake_done_at = now
 
-    def retransmit_later(self, sent_at: float, *, postponed: bool = False) -> None:
-        """A handshake message was sent at `sent_at`, seconds: call again if nothing comes of it.
+    def retransmit_later(self, sent_at: float, after: float = REKEY_TIMEOUT, *, postponed: bool = False) -> None:
+        """A handshake message was sent at `sent_at`, seconds: call again `after` that if nothing comes of it.
 
         `postponed`: a call was wanted so soon after that message that it was not made; a retry that is due already
         is early enough for it.
         """
         if not postponed or self._retransmit_at == inf:
-            self._retransmit_at = sent_at + REKEY_TIMEOUT + self._jitter()
+            self._retransmit_at = sent_at + after + self._jitter()
 
     def keypair_made(self, now: float) -> None:
         """A handshake yielded keys, confirmed or not."""

@@ -10,8 +10,9 @@ import pytest
 from tests.unit.wireguard.pair import EVERYTHING, VECTORS, WALL_START, Pair, Side, at, endpoint
 from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.wireguard.cookies import LOAD_BURST, RATE_BURST, CookieGenerator
-from ts4nsnet.wireguard.device import INDEX_REST_TIME, INITIATION_SPACING_TIME, Device, Seal
+from ts4nsnet.wireguard.device import INITIATION_SPACING_TIME, Device, Seal
 from ts4nsnet.wireguard.handshake import Initiator, Received, tai64n
+from ts4nsnet.wireguard.indices import REST_TIME as INDEX_REST_TIME
 from ts4nsnet.wireguard.messages import (
     CookieReply,
     Drop,
@@ -1050,3 +1051,94 @@ def test_all_that_leaves_is_a_message() -> None:
     pair.run_to(at(1000))
     for side in (pair.alice, pair.bob):
         assert {message_type(message) for _, message in side.history} <= EVERYTHING
+
+
+# --- another key of ours ---
+
+
+def renew(pair: Pair) -> PrivateKey:
+    """Give Alice another private key."""
+    key = PrivateKey(pair.random.randbytes(32))
+    pair.alice.device.set_private_key(key, pair.now)
+    pair.alice.settle(pair.now)
+    return key
+
+
+def test_another_private_key_calls_the_peers_that_have_a_session() -> None:
+    pair = Pair()
+    pair.shake_hands()
+    key = renew(pair)
+    assert pair.in_flight() == [INITIATION]
+    pair.bob.device.remove_peer(pair.alice.key.public)
+    pair.bob.peer = pair.bob.device.set_peer(
+        PeerConfig(key.public, frozenset(), endpoint=pair.alice.endpoint), pair.now
+    )
+    pair.deliver_all()
+    assert works(pair)
+
+
+def test_sessions_outlive_another_private_key() -> None:
+    pair = Pair()
+    pair.shake_hands()
+    renew(pair)
+    pair.drop()
+    assert works(pair)
+
+
+def test_a_peer_without_a_session_is_not_called_for_another_private_key() -> None:
+    pair = Pair()
+    renew(pair)
+    assert pair.in_flight() == []
+
+
+# --- early retries ---
+
+EARLY = (0.25, 0.5, 1.0)
+
+
+def calls_until(pair: Pair, end: float) -> list[float]:
+    """When Alice calls a Bob who hears nothing."""
+    calls = []
+    while (timer := pair.alice.device.next_timer()) is not None and timer <= end:
+        pair.go_to(timer)
+        calls += [timer - at(0)] * len(pair.alice.out)
+        pair.drop()
+    return calls
+
+
+def eager(seed: int = 7) -> Pair:
+    """A pair whose Alice repeats her first calls early."""
+    pair = Pair(seed)
+    alice = pair.alice
+    alice.device = Device(alice.key, alice.memory, pair.random.randbytes, lambda: WALL_START, early_retries=EARLY)
+    alice.peer = alice.device.set_peer(PeerConfig(pair.bob.key.public, endpoint=pair.bob.endpoint), pair.now)
+    alice.settle(pair.now)
+    return pair
+
+
+def test_first_calls_are_repeated_early_and_then_as_ever() -> None:
+    pair = eager()
+    pair.alice.send(DATA, at(0))
+    pair.drop()
+    calls = calls_until(pair, at(14))
+    gaps = [after - before for before, after in zip([0.0, *calls], calls, strict=False)]
+    for gap, wanted in zip(gaps, (*EARLY, 5.0, 5.0), strict=True):
+        assert wanted <= gap <= wanted + 0.333
+
+
+def test_packets_do_not_make_early_calls_more_frequent() -> None:
+    pair = eager()
+    for moment in range(100):
+        pair.now = at(moment / 100)
+        pair.alice.send(DATA, pair.now)
+    assert pair.in_flight() == [INITIATION] * 3
+
+
+def test_a_peer_that_has_answered_is_called_as_ever() -> None:
+    pair = eager()
+    pair.shake_hands()
+    pair.alice.device.notice(RekeyWanted(pair.alice.peer), at(10))
+    pair.alice.settle(at(10))
+    pair.drop()
+    first = calls_until(pair, at(16))[0]
+    assert 15.0 <= first <= 15.333

@@ -86,8 +86,11 @@ def is_test(name: str) -> bool:
     path, _, function = name.partition("::")
     if not (ROOT / path).is_file():
         return False
-    defined = ast.walk(ast.parse((ROOT / path).read_text()))
-    return function in {node.name for node in defined if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    nodes = list(ast.walk(ast.parse((ROOT / path).read_text())))
+    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    # a state machine's test case is assigned to a name
+    assigned = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return function in functions | assigned
 
 
 def test_map_would_show_what_is_gone() -> None:

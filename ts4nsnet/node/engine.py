@@ -7,9 +7,11 @@
            events▼      │commands
                device (handshakes, timers)
 
-A batch is read until there is no more, or enough for the other direction to wait for; a socket that is full stops the
-reading of its source, so that the kernel's queues fill up and drop there, and none of ours grows. Handshake messages
-that find the socket full are dropped, like on any full network: their timers repeat them.
+A batch is read until there is no more, or enough for the other direction to wait for. A UDP socket that is full stops
+the reading of the TUN, so that the kernel's queues fill up and drop there, and none of ours grows; what arrives is
+taken all the same. What the device then wants sealed (packets that waited for a handshake, keep-alives) is sent by the
+timer's task. Handshake messages that find the socket full are dropped, like on any full network: their timers repeat
+them.
 
 It needs no compiled code and is the slowest of the engines; what it does is what the others must do.
 """
@@ -17,7 +19,7 @@ It needs no compiled code and is the slowest of the engines; what it does is wha
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import NoReturn
 
@@ -37,9 +39,11 @@ FRAME_BYTES = 10 + 65536  # a vnet header and the longest packet; a shorter buff
 MAX_BATCH_FRAMES = 64
 MAX_BATCH_BYTES = 256 << 10
 
+Relay = Callable[[Train], bool]
+
 
 class TunGone(Ts4nsnetError):
-    """The TUN device was deleted, or its namespace has ended."""
+    """The TUN device was deleted. Its container's end does not do that: an open TUN holds the network namespace."""
 
 
 class PythonEngine:
@@ -50,15 +54,19 @@ class PythonEngine:
         pipeline: over the same session memory and routes.
         tun: its first queue is used.
         sock: non-blocking, of `uring.udp.open_socket`.
+        relay: takes a train whose endpoint is no UDP address and returns True; False for one that is.
     """
 
-    def __init__(self, device: Device, pipeline: Reference, tun: Tun, sock: socket.socket) -> None:
+    def __init__(
+        self, device: Device, pipeline: Reference, tun: Tun, sock: socket.socket, relay: Relay | None = None
+    ) -> None:
         self._device = device
         self._pipeline = pipeline
         self._tun = tun.fds[0]
         self._vnet_hdr = tun.vnet_hdr
         self._sock = sock
         self._udp = UdpPort(sock, pipeline.counters)
+        self._relay = relay
         self._frame = bytearray(FRAME_BYTES)
         self._sending = trio.Lock()
         self._wake = trio.Event()
@@ -67,6 +75,13 @@ class PythonEngine:
         """Do what the device wants done after somebody else spoke to it: added or removed a peer, say."""
         self._settle(trio.current_time())
         self._wake.set()
+
+    def receive(self, trains: Sequence[Train]) -> None:
+        """Take what has come for this node by another way than UDP."""
+        now = trio.current_time()
+        self._pipeline.from_udp(trains, now)
+        self._settle(now)
+        self._write_frames()
 
     async def run(self) -> NoReturn:
         """Carry packets until cancelled; raises TunGone, in an exception group as all that trio's nurseries raise."""
@@ -93,9 +108,7 @@ class PythonEngine:
             now = trio.current_time()
             self._pipeline.from_udp(self._udp.receive(), now)
             self._settle(now)
-            for frame in self._pipeline.frames_to_write():
-                self._write(frame)
-            await self._transmit()
+            self._write_frames()
 
     async def _keep_time(self) -> None:
         while True:
@@ -113,6 +126,7 @@ class PythonEngine:
     def _settle(self, now: float) -> None:
         """Hand events and commands to and fro until there are none."""
         timer = self._device.next_timer()
+        commanded = False
         busy = True
         while busy:
             busy = False
@@ -126,11 +140,11 @@ class PythonEngine:
                     case _:
                         self._device.notice(event, now)
             while (command := self._device.next_event()) is not None:
-                busy = True
+                busy = commanded = True
                 self._pipeline.apply(command, now)
         for datagram, endpoint in self._device.datagrams_to_send():
             self._send_handshake(Train((datagram,), len(datagram), 1, endpoint))
-        if self._device.next_timer() != timer:
+        if commanded or self._device.next_timer() != timer:
             self._wake.set()
 
     # --- system calls -----------------------------------------------------------------------------------------
@@ -145,11 +159,15 @@ class PythonEngine:
             except BlockingIOError:
                 return
             except OSError as error:
-                raise TunGone(f"reading the TUN device: {error.strerror}; was it or its namespace deleted?") from error
+                raise TunGone(f"reading the TUN device: {error.strerror}; was it deleted?") from error
             yield view[:length]
             size += length
             if size > MAX_BATCH_BYTES:
                 return
+
+    def _write_frames(self) -> None:
+        for frame in self._pipeline.frames_to_write():
+            self._write(frame)
 
     def _write(self, frame: bytes) -> None:
         try:
@@ -162,20 +180,21 @@ class PythonEngine:
             else:
                 self._pipeline.counters.dropped[Drop.WRITE_FAILED] += 1
 
+    def _send(self, train: Train) -> Train | None:
+        """Send a train its way; what is left of it when the socket is full."""
+        if self._relay is not None and self._relay(train):
+            return None
+        return self._udp.send(train)
+
     def _send_handshake(self, train: Train) -> None:
-        try:
-            self._udp.send(train)
-        except BlockingIOError:
+        if self._send(train) is not None:
             self._pipeline.counters.dropped[Drop.SEND_FAILED] += 1
 
     async def _transmit(self) -> None:
         """Send what the pipeline has, waiting for room where there is none."""
         async with self._sending:
             for train in self._pipeline.trains_to_send():
-                while True:
-                    try:
-                        self._udp.send(train)
-                    except BlockingIOError:
-                        await trio.lowlevel.wait_writable(self._sock)
-                    else:
-                        break
+                left = self._send(train)
+                while left is not None:
+                    await trio.lowlevel.wait_writable(self._sock)
+                    left = self._udp.send(left)

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The UDP socket, over the loopback of whatever machine this is, without privileges."""
+
+import errno
+import select
+import socket
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.uring.sockets import OldKernel, Refusing, WithoutFiles, WithoutIPv6
+from ts4nsnet.uring.counters import Counters, Drop
+from ts4nsnet.uring.trains import MAX_TRAIN_BYTES, Train, form_trains
+from ts4nsnet.uring.udp import (
+    MAX_BATCH_TRAINS,
+    SOCKET_BUFFER_BYTES,
+    Address,
+    UdpPort,
+    from_endpoint,
+    open_socket,
+    to_endpoint,
+)
+
+IPV6_MTU = 24  # <linux/in6.h>
+TIME_LIMIT = 10.0
+
+
+class Port:
+    """A socket with its `UdpPort`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.counters = Counters()
+        self.udp = UdpPort(sock, self.counters)
+
+    @classmethod
+    def open(cls, kind: type[socket.socket] = socket.socket) -> "Port":
+        """At a free port of all addresses; a socket of class `kind`."""
+        sock = open_socket(0)
+        return cls(kind(sock.family, sock.type, sock.proto, sock.detach()))
+
+    def at(self, host: str) -> bytes:
+        """The endpoint by which others reach it."""
+        return to_endpoint((host, self.sock.getsockname()[1]))
+
+    def receive(self, datagrams: int) -> list[Train]:
+        """The trains that bring so many datagrams."""
+        trains: list[Train] = []
+        while sum(train.datagram_count for train in trains) < datagrams:
+            assert select.select([self.sock], [], [], TIME_LIMIT)[0], f"only {trains}"
+            trains += [kept(train) for train in self.udp.receive()]
+        return trains
+
+    @property
+    def dropped(self) -> dict[Drop, int]:
+        return dict(self.counters.statistics().dropped)
+
+
+def kept(train: Train) -> Train:
+    """The train with bytes of its own: those that `receive` gave are overwritten by the next."""
+    return train._replace(payload=[bytes(piece) for piece in train.payload])
+
+
+def lone(payload: bytes, endpoint: bytes) -> Train:
+    return Train((payload,), len(payload), 1, endpoint)
+
+
+def train_of(sizes: list[int], endpoint: bytes) -> Train:
+    (train,) = form_trains([bytes([number % 256]) * size for number, size in enumerate(sizes)], endpoint)
+    return train
+
+
+def datagrams(trains: list[Train]) -> list[bytes]:
+    return [bytes(datagram) for train in trains for datagram in train.datagrams()]
+
+
+@pytest.fixture
+def ports() -> Iterator[Callable[..., Port]]:
+    made: list[Port] = []
+
+    def make(kind: type[socket.socket] = socket.socket) -> Port:
+        made.append(Port.open(kind))
+        return made[-1]
+
+    yield make
+    for port in made:
+        port.sock.close()
+
+
+# --- endpoints ------------------------------------------------------------------------------------------------
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 65535), st.integers(0, 2**32 - 1))
+def test_an_ipv6_address_comes_back_from_its_endpoint(address: IPv6Address, port: int, zone: int) -> None:
+    endpoint = to_endpoint((str(address), port, 0, zone))
+    host, *rest = from_endpoint(endpoint, socket.AF_INET6)
+    assert (len(endpoint), IPv6Address(host), rest) == (32, address, [port, 0, zone])
+
+
+@given(st.ip_addresses(v=4), st.integers(0, 65535))
+def test_an_ipv4_address_comes_back_from_its_endpoint(address: IPv4Address, port: int) -> None:
+    endpoint = to_endpoint((str(address), port))
+    assert from_endpoint(endpoint, socket.AF_INET) == (str(address), port)
+    host, *rest = from_endpoint(endpoint, socket.AF_INET6)
+    assert (IPv6Address(host).ipv4_mapped, rest) == (address, [port, 0, 0])
+
+
+def test_endpoints_have_the_documented_layout() -> None:
+    where = to_endpoint(("192.0.2.1", 0x1234))
+    assert where == bytes(10) + b"\xff\xff\xc0\x00\x02\x01" + b"\x12\x34" + bytes(14)
+    assert where == to_endpoint(("::ffff:192.0.2.1", 0x1234, 0, 0))
+    zoned = to_endpoint(("fe80::1%eth0", 0x1234, 0, 7))
+    assert zoned == bytes.fromhex("fe80") + bytes(13) + b"\1" + b"\x12\x34" + bytes(2) + b"\0\0\0\7" + bytes(8)
+    assert to_endpoint(("fe80::1", 0x1234))[20:24] == bytes(4)
+
+
+@pytest.mark.parametrize("address", [("example.com", 1), ("1.2.3", 1), ("fd00::g", 1), ("", 1)])
+def test_a_text_that_is_no_address_is_refused(address: Address) -> None:
+    with pytest.raises(OSError, match="illegal"):
+        to_endpoint(address)
+
+
+# --- the socket -----------------------------------------------------------------------------------------------
+
+
+def test_the_socket_serves_both_families_and_does_not_block() -> None:
+    with open_socket(0) as sock:
+        assert sock.family == socket.AF_INET6
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
+        assert not sock.getblocking()
+        assert not sock.get_inheritable()
+
+
+def test_a_port_that_is_taken_is_an_error_and_leaves_no_socket() -> None:
+    with open_socket(0) as sock, pytest.raises(OSError, match="in use"):
+        open_socket(sock.getsockname()[1])  # a socket left behind would be a warning, which is an error here
+
+
+def test_without_ipv6_the_socket_is_one_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", WithoutIPv6)
+        sock = open_socket(0)
+    with sock:
+        port = Port(sock)
+        assert sock.family == socket.AF_INET
+        train = train_of([1200, 1200, 80], port.at("127.0.0.1"))
+        assert port.udp.send(train) is None
+        trains = port.receive(3)
+        assert datagrams(trains) == list(train.payload)
+        assert trains[0].endpoint == port.at("127.0.0.1")
+        assert port.udp.send(train_of([1200, 1200], to_endpoint(("::1", 9)))) is None
+        assert port.dropped == {Drop.SEND_FAILED: 2}
+
+
+def test_another_reason_to_get_no_socket_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", WithoutFiles)
+        with pytest.raises(OSError, match="Too many open files"):
+            open_socket(0)
+
+
+def test_an_old_kernel_and_no_privilege_make_a_socket_that_carries_datagrams_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", OldKernel)
+        sock = open_socket(0)
+    with sock:
+        port = Port(sock)
+        assert 0 < sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * SOCKET_BUFFER_BYTES
+        train = train_of([1200, 1200, 80], port.at("::1"))
+        assert port.udp.send(train) is None
+        trains = port.receive(3)
+        assert [each.datagram_count for each in trains] == [1, 1, 1]
+        assert datagrams(trains) == list(train.payload)
+
+
+# --- there and back -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize(
+    "sizes",
+    [[1], [1452], [1452] * 2, [1452] * 44 + [700], [80] * 64, [32, 1]],
+    ids=["a byte", "one", "two", "a full train", "64 small ones", "a short tail"],
+)
+def test_a_train_arrives_as_it_was_sent(ports: Callable[..., Port], host: str, sizes: list[int]) -> None:
+    alice, bob = ports(), ports()
+    sent = train_of(sizes, bob.at(host))
+    assert alice.udp.send(sent) is None
+    trains = bob.receive(len(sizes))
+    assert datagrams(trains) == list(sent.payload)
+    assert {train.endpoint for train in trains} == {alice.at(host)}
+    assert len(trains) == 1  # in one receive, as in one send
+    assert alice.dropped == {}
+    bob.udp.send(lone(b"back", trains[0].endpoint))
+    assert datagrams(alice.receive(1)) == [b"back"]
+
+
+def test_the_longest_train_and_the_longest_datagram_arrive(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(), ports()
+    longest = train_of([MAX_TRAIN_BYTES // 2] * 2, bob.at("127.0.0.1"))
+    whole = lone(bytes(MAX_TRAIN_BYTES), bob.at("127.0.0.1"))
+    assert alice.udp.send(longest) is None
+    assert alice.udp.send(whole) is None
+    assert datagrams(bob.receive(3)) == [*longest.payload, *whole.payload]
+
+
+def test_an_empty_datagram_arrives_as_one(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(), ports()
+    alice.sock.sendto(b"", bob.sock.getsockname())
+    assert datagrams(bob.receive(1)) == [b""]
+
+
+def test_a_batch_ends_so_that_the_other_direction_gets_its_turn(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(), ports()
+    for number in range(MAX_BATCH_TRAINS + 3):
+        alice.udp.send(lone(bytes([number]) * (number + 1), bob.at("::1")))
+    assert [train.segment_bytes for train in bob.udp.receive()] == list(range(1, MAX_BATCH_TRAINS + 1))
+    assert len(list(bob.udp.receive())) == 3
+    assert list(bob.udp.receive()) == []
+
+
+# --- what the kernel refuses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("host", "size"), [("127.0.0.1", 65508), ("::1", 65528)])
+def test_a_datagram_that_fits_no_packet_is_counted(ports: Callable[..., Port], host: str, size: int) -> None:
+    alice, bob = ports(), ports()
+    assert alice.udp.send(lone(bytes(size), bob.at(host))) is None
+    assert alice.dropped == {Drop.SEND_TOO_BIG: 1}
+
+
+def test_what_cannot_be_sent_at_all_is_counted_by_the_datagram(ports: Callable[..., Port]) -> None:
+    alice = ports()
+    assert alice.udp.send(train_of([100, 100, 100], to_endpoint(("::1", 0)))) is None
+    assert alice.udp.send(lone(b"x", to_endpoint(("::1", 0)))) is None
+    assert alice.dropped == {Drop.SEND_FAILED: 4}
+
+
+def test_datagrams_longer_than_the_path_s_mtu_go_one_by_one_until_they_fit_again(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(), ports()
+    alice.sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU, 1280)
+    long = train_of([1452, 1452, 1452, 100], bob.at("::1"))
+    assert alice.udp.send(long) is None
+    trains = bob.receive(4)
+    assert datagrams(trains) == list(long.payload)
+    assert len(trains) == 4
+    assert alice.udp.send(train_of([1000, 1000], bob.at("::1"))) is None
+    assert len(bob.receive(2)) == 1
+    assert alice.dropped == {}
+
+
+@pytest.mark.parametrize(("number", "for_good"), [(errno.EMSGSIZE, False), (errno.EINVAL, False), (errno.EIO, True)])
+def test_a_refused_train_goes_one_by_one(ports: Callable[..., Port], number: int, for_good: bool) -> None:
+    alice, bob = ports(Refusing), ports()
+    calls: list[int] = []
+
+    def refuse(pieces: list[Any]) -> int:
+        calls.append(len(pieces))
+        return number if len(pieces) > 1 else 0
+
+    alice.sock.refuse = refuse  # type: ignore[attr-defined]
+    train = train_of([500, 500, 200], bob.at("::1"))
+    for _ in range(2):
+        assert alice.udp.send(train) is None
+        assert datagrams(bob.receive(3)) == list(train.payload)
+    assert calls == [3, 1, 1, 1, *([] if for_good else [3]), 1, 1, 1]
+    assert alice.dropped == {}
+
+
+def test_one_by_one_the_refused_datagrams_alone_are_lost(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(Refusing), ports()
+    answers = iter([errno.EIO, 0, errno.EPERM, errno.EMSGSIZE, 0])
+    alice.sock.refuse = lambda _: next(answers)  # type: ignore[attr-defined]
+    train = train_of([500, 500, 500, 200], bob.at("::1"))
+    assert alice.udp.send(train) is None
+    assert datagrams(bob.receive(2)) == [train.payload[0], train.payload[3]]
+    assert alice.dropped == {Drop.SEND_FAILED: 1, Drop.SEND_TOO_BIG: 1}
+
+
+@pytest.mark.parametrize("sizes", [[500], [500, 500, 200]], ids=["one", "a train"])
+def test_what_a_full_socket_does_not_take_is_given_back(ports: Callable[..., Port], sizes: list[int]) -> None:
+    alice, bob = ports(Refusing), ports()
+    answers = iter([errno.EAGAIN, 0])
+    alice.sock.refuse = lambda _: next(answers)  # type: ignore[attr-defined]
+    train = train_of(sizes, bob.at("::1"))
+    left = alice.udp.send(train)
+    assert left == train
+    assert alice.udp.send(left) is None
+    assert datagrams(bob.receive(len(sizes))) == list(train.payload)
+    assert alice.dropped == {}
+
+
+def test_a_socket_that_gets_full_within_a_train_gives_the_rest_back(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(Refusing), ports()
+    answers = iter([errno.EIO, 0, errno.EAGAIN, 0, errno.EAGAIN, 0])
+    alice.sock.refuse = lambda _: next(answers)  # type: ignore[attr-defined]
+    train = train_of([500, 500, 200], bob.at("::1"))
+    left = alice.udp.send(train)
+    assert left == train._replace(payload=train.payload[1:], datagram_count=2)
+    left = alice.udp.send(left)
+    assert left == train._replace(payload=train.payload[2:], datagram_count=1)
+    assert alice.udp.send(left) is None
+    assert datagrams(bob.receive(3)) == list(train.payload)
+    assert alice.dropped == {}
+
+
+def test_an_icmp_error_about_what_was_sent_is_passed_over(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(), ports()
+    gone = ports()
+    alice.sock.connect(gone.sock.getsockname())  # only a connected socket hears of such errors
+    where = gone.at("::1")
+    gone.sock.close()
+    alice.udp.send(lone(b"into the void", where))
+    assert select.select([alice.sock], [], [], TIME_LIMIT)[0]  # the error has come
+    assert list(alice.udp.receive()) == []
+    alice.sock.connect(bob.sock.getsockname())
+    bob.udp.send(lone(b"alive", alice.at("::1")))
+    assert datagrams(alice.receive(1)) == [b"alive"]

@@ -497,5 +497,4 @@ class Device:
 
     def _owner(self, index: int) -> Peer | None:
         """The peer that a message with this receiver index can be from."""
-        number = self._indices.owner(index)
-        return None if number is None else self._peers.get(number)
+        return self._peers.get(self._indices.owner(index))

@@ -24,9 +24,9 @@ class ReceiverIndices:
         self._owners: dict[int, int] = {}
         self._resting: deque[tuple[float, int]] = deque()  # when it may be issued again, index
 
-    def owner(self, index: int) -> int | None:
-        """The number of the peer that `index` was issued for."""
-        return self._owners.get(index)
+    def owner(self, index: int) -> int:
+        """The number of the peer that `index` was issued for; -1 for none."""
+        return self._owners.get(index, -1)
 
     def issue(self, peer: int, now: float) -> int:
         """A new index for peer number `peer`."""

@@ -6,9 +6,12 @@ that finds such tests only by collecting (`pytest -k nat`, `pytest --lf`) enters
 others must stay outside, tests/host above all; so a mixture, as with a bare `pytest`, is refused.
 
 HYPOTHESIS_PROFILE=long lets hypothesis try fifty times as many examples.
+
+With CI=true a test that is skipped has failed: nobody reads what CI skips.
 """
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -19,10 +22,28 @@ from tests.topology import topology
 
 __all__ = ["topology"]  # the fixture, for every folder
 
+CI = os.environ.get("CI") == "true"
+
 # no deadline: a busy machine is no finding; in CI the same examples every time, so that a change is to blame
-settings.register_profile("short", deadline=None, derandomize=os.environ.get("CI") == "true", print_blob=True)
+settings.register_profile("short", deadline=None, derandomize=CI, print_blob=True)
 settings.register_profile("long", deadline=None, max_examples=5000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and CI and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped, which in CI is a failure: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped and CI:
+        report.outcome, report.longrepr = "failed", f"skipped, which in CI is a failure: {report.longrepr}"
+    return report
 
 
 def pytest_cmdline_main(config: pytest.Config) -> None:

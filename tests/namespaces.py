@@ -23,6 +23,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,10 @@ def enter(config: pytest.Config) -> None:
         capture.stop_global_capturing()  # pytest has put files over 0, 1 and 2; the new process wants ours
     sys.stdout.flush()
     sys.stderr.flush()
+    # inside, everybody is root: a folder for each user that pytest was started by
+    folder = Path(tempfile.gettempdir(), f"ts4nsnet-tests-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
     os.environ[MARKER] = _user_namespace()
     # orig_argv also keeps what stood before pytest: "-X dev", "-m coverage run"
     os.execvp(UNSHARE[0], [*UNSHARE, sys.executable, *sys.orig_argv[1:]])

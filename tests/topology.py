@@ -43,6 +43,7 @@ All this runs where tests/namespaces.py has brought pytest; nodes share its user
 
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_interface
@@ -52,7 +53,7 @@ from typing import Literal, TypeVar
 import pytest
 
 from tests import namespaces
-from tests.processes import CommandFailed, Namespace, Process
+from tests.processes import TIME_LIMIT, CommandFailed, Namespace, Process
 
 __all__ = ["CommandFailed", "Container", "Host", "Link", "Process", "Router", "Topology", "topology"]
 
@@ -146,6 +147,13 @@ class End:
     host: Host
     device: str
     addresses: list[Interface]
+
+    def wait_until_up(self) -> None:
+        """Wait until packets pass: the kernel starts a device's queue in a work item of its own, later than `up`."""
+        until = time.monotonic() + TIME_LIMIT
+        while '"operstate":"UP"' not in self.host.run("ip", "-j", "link", "show", "dev", self.device).stdout:
+            if time.monotonic() > until:
+                raise AssertionError(f"{self.host.name}: {self.device} has no carrier after {TIME_LIMIT} s")
 
     def configure(self, *more: str) -> None:
         """Set the interface up with its addresses, then run `more` lines of `ip`."""
@@ -296,6 +304,8 @@ class Topology:
         if loss:
             link.set_loss(up=loss, down=loss)
         link.configure()
+        for end in ends:
+            end.wait_until_up()
         return link
 
     def close(self) -> None:

@@ -214,3 +214,11 @@ def test_without_namespaces_continuous_integration_fails(no_namespaces: str) -> 
     done = pytest_in(ROOT, SYSTEM_TEST, "-k", "code_enters", "-p", "no:cacheprovider", PATH=no_namespaces, CI="true")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "Operation not permitted; run .ci/prepare as root" in done.stdout
+
+
+def test_a_skip_in_continuous_integration_is_a_failure() -> None:
+    done = pytest_in(ROOT, "tests/host/skipped.py", "-p", "no:cacheprovider", CI="true")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "skipped, which in CI is a failure" in done.stdout
+    done = pytest_in(ROOT, "tests/host/skipped.py", "-p", "no:cacheprovider", CI="")
+    assert done.returncode == pytest.ExitCode.OK

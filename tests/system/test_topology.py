@@ -37,21 +37,21 @@ def source_seen(sender: socket.socket, receiver: Host, address: str, port: int) 
 def test_two_hosts_reach_each_other(topology: Topology, address: str) -> None:
     alice, bob = topology.host("alice"), topology.host("bob")
     topology.link(alice, "10.0.0.1/24 fd00::1/64", bob, "10.0.0.2/24 fd00::2/64")
-    assert "1 received" in alice.run("ping", "-c1", "-W1", address).stdout
+    assert "1 received" in alice.run("ping", "-c1", "-W5", address).stdout
 
 
 @pytest.mark.parametrize(("there", "back"), [("198.51.100.2", "10.1.0.2"), ("fd03::2", "fd01::2")])
 def test_routers_lead_there_and_back(topology: Topology, there: str, back: str) -> None:
     alice, bob = home_and_world(topology, topology.router("home"))
-    alice.run("ping", "-c1", "-W1", there)
-    bob.run("ping", "-c1", "-W1", back)
+    alice.run("ping", "-c1", "-W5", there)
+    bob.run("ping", "-c1", "-W5", back)
 
 
 def test_links_may_be_made_in_any_order(topology: Topology) -> None:
     alice, home, internet = topology.host("alice"), topology.router("home"), topology.router("internet")
     topology.link(home, "192.0.2.2/24", internet, "192.0.2.1/24")
     topology.link(alice, "10.1.0.2/24", home, "10.1.0.1/24")
-    internet.run("ping", "-c1", "-W1", "10.1.0.2")
+    internet.run("ping", "-c1", "-W5", "10.1.0.2")
 
 
 def test_nat_shows_its_own_address(topology: Topology) -> None:
@@ -62,8 +62,8 @@ def test_nat_shows_its_own_address(topology: Topology) -> None:
 
 def test_nat_routes_ipv6_untranslated(topology: Topology) -> None:
     alice, bob = home_and_world(topology, topology.router("home", nat="easy"))
-    bob.run("ping", "-c1", "-W1", "fd01::2")
-    assert "1 received" in alice.run("ping", "-c1", "-W1", "fd03::2").stdout
+    bob.run("ping", "-c1", "-W5", "fd01::2")
+    assert "1 received" in alice.run("ping", "-c1", "-W5", "fd03::2").stdout
 
 
 def test_easy_nat_keeps_the_port_for_every_destination(topology: Topology) -> None:
@@ -85,7 +85,7 @@ def test_nat_drops_in_silence_what_nobody_asked_for(topology: Topology) -> None:
     stranger = bob.socket()
     stranger.connect(("192.0.2.2", 41641))
     stranger.send(b"let me in")
-    bob.run("ping", "-c1", "-W1", "192.0.2.2")  # an error would have arrived before this answer
+    bob.run("ping", "-c1", "-W5", "192.0.2.2")  # an error would have arrived before this answer
     stranger.setblocking(False)
     with pytest.raises(BlockingIOError):  # and not ConnectionRefusedError
         stranger.recv(100)
@@ -132,7 +132,7 @@ def test_mtu_is_that_of_the_link(topology: Topology) -> None:
     alice, bob = topology.host("alice"), topology.host("bob")
     topology.link(alice, "10.0.0.1/24", bob, "10.0.0.2/24", mtu=1400)
     fits, too_long = str(1400 - 28), str(1400 - 27)  # without the IP and ICMP headers
-    alice.run("ping", "-c1", "-W1", "-Mdo", "-s", fits, "10.0.0.2")
+    alice.run("ping", "-c1", "-W5", "-Mdo", "-s", fits, "10.0.0.2")
     with pytest.raises(CommandFailed, match="mtu=1400"):
         alice.run("ping", "-c1", "-W0.1", "-Mdo", "-s", too_long, "10.0.0.2")
 
@@ -166,7 +166,7 @@ def test_link_unplugged_and_plugged_in(topology: Topology, address: str) -> None
     link.down()
     assert alice.run("ping", "-c1", "-W1", address, check=False).returncode != 0
     link.up()
-    alice.run("ping", "-c1", "-W1", address)
+    alice.run("ping", "-c1", "-W5", address)
 
 
 def test_second_link_carries_while_it_is_up(topology: Topology) -> None:

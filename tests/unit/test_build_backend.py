@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,18 @@ def test_nothing_is_asked_for_without_a_compiler(project: Path) -> None:
 def test_nothing_is_asked_for_without_compiled_source(project: Path) -> None:
     add_compiler(project)
     assert ask(project) == ([[], []], [])
+
+
+def test_a_source_distribution_brings_its_own_back_end(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; sys.path.insert(0, 'build_backend'); import ts4nsnet_build as backend\n"
+        "print(backend.build_sdist(sys.argv[1]))"
+    )
+    copy = tmp_path / "copy"
+    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", ".*_cache", "tests", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=60, check=True)
+    with tarfile.open(tmp_path / done.stdout.splitlines()[-1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"build_backend/ts4nsnet_build.py", "setup.py", "pyproject.toml", "ts4nsnet/py.typed"} <= names

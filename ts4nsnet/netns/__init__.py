@@ -6,7 +6,7 @@ thread), and rootless code can never come back from there. So a short-lived chil
 (a fork of a process with threads is not safe) that enters before it imports anything but the standard library,
 makes the TUN, hands its file descriptors back, sets links, addresses and routes, and is gone:
 
-    open_tun, configure  ──JSON──►  python -I -m ts4nsnet.netns.enter     inside the target's namespaces
+    open_tun, configure  ──JSON──►  python -I, netns.enter.main           inside the target's namespaces
          (client)        ◄─JSON─┐       enter: setns(user), setns(net)
                           + fds └────── tun: /dev/net/tun, queues, offloads
                                         link: lo, MTU, addresses, routes  (pyroute2; imported only here)

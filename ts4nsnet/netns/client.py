@@ -28,6 +28,8 @@ REQUEST_TIME = 10.0
 # ours: seconds that a child may take to leave after its socket is closed, before it is killed
 LEAVE_TIME = 1.0
 _LAST_WORDS = 600  # bytes of the child's stderr in an error
+# what -I leaves out is where our own modules may be, as with `pip install --user`
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from ts4nsnet.netns.enter import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class NetnsChild:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             stderr = os.memfd_create("netns-child-stderr")
             process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-                [sys.executable, "-I", "-m", "ts4nsnet.netns.enter", str(theirs.fileno())],
+                [sys.executable, "-I", "-c", _CHILD, str(theirs.fileno()), *filter(None, sys.path)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
                 env={"LC_ALL": "C.UTF-8"}, pass_fds=[theirs.fileno()],
             )  # fmt: skip

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The netns child: enter the target's namespaces, then do what the parent asks. `python -I -m ts4nsnet.netns.enter FD`.
+"""The netns child: enter the target's namespaces, then do what the parent asks.
 
-FD is one end of a socket pair; each request is answered once (see wire.py). The first one makes the child enter. All
-that happens before is the standard library's import: setns(user) is refused to a process with a second thread, and
-whatever third-party code does at its import shall do it inside.
+It is a fresh, isolated interpreter with the parent's module path; its first argument is one end of a socket pair. Each
+request is answered once (see wire.py). The first one makes the child enter. All that happens before is the standard
+library's import: setns(user) is refused to a process with a second thread, and whatever third-party code does at its
+import shall do it inside.
 
 The child leaves at the end of file, after `IDLE_TIME` without a request, after a failure to enter (it may be half
 inside) and, by the kernel's hand, with its parent. Joining a user namespace takes that last promise away from a process
@@ -21,6 +22,7 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
+from types import ModuleType
 
 from ts4nsnet.netns import tun, wire
 from ts4nsnet.netns.model import Link, NetnsError, Target
@@ -149,18 +151,25 @@ def answer(request: wire.Message, namespace: str) -> tuple[wire.Message, list[in
         NetnsError: nothing is left open.
     """
     if request["do"] == "configure":
-        from ts4nsnet.netns import link
-
-        done = link.configure(Link.from_message(request["link"]), namespace)
+        done = _link(namespace).configure(Link.from_message(request["link"]), namespace)
         return {"changes": done.changes, "skipped": list(done.skipped)}, []
     fds, vnet_hdr, offload = tun.make(request["name"], request["queues"], namespace, _remove)
     return {"vnet_hdr": vnet_hdr, "offload": offload}, fds
 
 
 def _remove(name: str, namespace: str) -> None:
-    from ts4nsnet.netns import link  # only where there is something to remove: the import takes 0.1 s
+    _link(namespace).remove(name, namespace)
 
-    link.remove(name, namespace)
+
+def _link(namespace: str) -> ModuleType:
+    # imported only where it is needed: it takes 0.1 s
+    try:
+        from ts4nsnet.netns import link
+    except (ImportError, PermissionError) as error:
+        # what root may read outside, it may not inside of a user's namespaces
+        advice = f"install ts4nsnet where uid {os.geteuid()} can read it from inside the container's namespaces"
+        raise NetnsError("loading pyroute2", namespace, str(error), advice) from None
+    return link
 
 
 def serve(sock: socket.socket) -> None:
@@ -198,7 +207,3 @@ def main() -> None:
     gone = suppress(BrokenPipeError, ConnectionResetError)  # the parent has given up
     with socket.socket(fileno=int(sys.argv[1])) as sock, gone:
         serve(sock)
-
-
-if __name__ == "__main__":
-    main()

@@ -27,11 +27,7 @@ import trio
 
 from ts4nsnet.errors import Ts4nsnetError
 from ts4nsnet.netns import Tun
-from ts4nsnet.uring.counters import Drop
-from ts4nsnet.uring.reference import Reference, Slow, Unsealed
-from ts4nsnet.uring.segment import VnetHeader, segment
-from ts4nsnet.uring.trains import Train
-from ts4nsnet.uring.udp import UdpPort
+from ts4nsnet.uring import Drop, Reference, Slow, Train, UdpPort, Unsealed, VnetHeader, segment
 from ts4nsnet.wireguard import Device
 
 FRAME_BYTES = 10 + 65536  # a vnet header and the longest packet; a shorter buffer would cut it without a word

@@ -52,6 +52,7 @@ Source: net/ipv4/tcp_offload.c (tcp_gro_receive), udp_offload.c; wireguard-go tu
 """
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -148,6 +149,7 @@ class _Group:
 
 
 Waiting = dict[tuple[Flow, int], _Group]  # by the flow and the sequence number that the group would take next
+Addresses = tuple[bytes, bytes]
 
 
 def coalesce(packets: Sequence[Buffer], *, tcp: bool = True, udp: bool = True) -> list[bytes]:
@@ -162,26 +164,26 @@ def coalesce(packets: Sequence[Buffer], *, tcp: bool = True, udp: bool = True) -
     protocols = {protocol for protocol, wanted in ((Protocol.TCP, tcp), (Protocol.UDP, udp)) if wanted}
     frames: list[bytes | _Group] = []
     waiting: Waiting = {}
+    barriers: Counter[Addresses] = Counter()
     for packet in packets:
         ip = _parsed(packet)
         segment = _segment(ip, packet) if ip is not None and ip.protocol in protocols else None
         if segment is None:
             frames.append(b"".join((_ALONE, packet)))
             if ip is not None and ip.protocol == Protocol.UDP:
-                _end_groups(waiting, ip)
+                # no later datagram between these addresses may overtake it
+                barriers[ip.source, ip.destination] += 1
             continue
+        if segment.ip.protocol == Protocol.UDP:
+            # a group waits for what comes behind the same barriers as its first packet
+            behind = barriers[segment.ip.source, segment.ip.destination]
+            segment = segment._replace(sequence=behind, next_sequence=behind)
         group = waiting.pop((segment.flow, segment.sequence), None)
         if group is None or not group.take(segment):
             group = _Group(packet, segment)
             frames.append(group)
         waiting[segment.flow, segment.next_sequence] = group
     return [frame if isinstance(frame, bytes) else frame.frame() for frame in frames]
-
-
-def _end_groups(waiting: Waiting, ip: IP) -> None:
-    """Let no later datagram between these addresses overtake the packet `ip`."""
-    for key in [key for key in waiting if key[0][:3] == (Protocol.UDP, ip.source, ip.destination)]:
-        del waiting[key]
 
 
 def _parsed(packet: Buffer) -> IP | None:

@@ -17,7 +17,7 @@ class Drop(StrEnum):
     SOURCE_NOT_ALLOWED = "source not allowed"  # the packet's source does not belong to the peer that sealed it
     SEND_FAILED = "send failed"  # the kernel did not take a datagram
     SEND_TOO_BIG = "send too big"  # a datagram is longer than the path's MTU
-    WRITE_FAILED = "write failed"  # the kernel did not take a packet for the container; its link is down
+    WRITE_FAILED = "write failed"  # the kernel did not take a frame for the container; its link is down
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class Counters:
     """One engine's counters; only it writes them.
 
     A frame is one read or write of the TUN, a train one call of the UDP socket; packets and datagrams are what they
-    are made of, so the quotients say how well batching works.
+    are made of, so the quotients say how well batching works. What is sent is transport data alone; what is written or
+    sent and then refused by the kernel counts as dropped, too.
     """
 
     read_frames: int = 0

@@ -10,7 +10,7 @@ it works on the same flat records. Neither touches a socket, a clock or a source
     cookies     mac1, mac2, load                      replay     RFC 6479
     timers      when to call, retry, keep alive       routing    allowed IPs, longest prefix first
     device      the verbs                             peer       what is known of a peer
-    indices     receiver indices
+    indices     receiver indices                      roster     which record is whose
 
 Source: J. A. Donenfeld, "WireGuard: Next Generation Kernel Network Tunnel" (2017), as of 2020-06.
 """
@@ -20,7 +20,7 @@ from ts4nsnet.wireguard.messages import WireGuardError
 from ts4nsnet.wireguard.peer import PeerConfig
 from ts4nsnet.wireguard.records import RECORD, SessionMemory
 from ts4nsnet.wireguard.routing import AllowedIPs
-from ts4nsnet.wireguard.sessions import Fact, Keypair, SessionTable
+from ts4nsnet.wireguard.sessions import Fact, Keypair, RekeyWanted, SessionTable
 
 __all__ = [
     "RECORD",
@@ -30,6 +30,7 @@ __all__ = [
     "Fact",
     "Keypair",
     "PeerConfig",
+    "RekeyWanted",
     "Seal",
     "SessionMemory",
     "SessionTable",

@@ -22,7 +22,7 @@ Source: WireGuard paper, sections 5 and 6; details as in wireguard-go's device/ 
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -45,6 +45,7 @@ from ts4nsnet.wireguard.messages import (
 )
 from ts4nsnet.wireguard.peer import MAX_STAGED_PACKETS, Idle, Initiated, Peer, PeerConfig
 from ts4nsnet.wireguard.records import NOWHERE, SessionMemory
+from ts4nsnet.wireguard.roster import Roster
 from ts4nsnet.wireguard.routing import AllowedIPs
 from ts4nsnet.wireguard.sessions import (
     REJECT_AFTER_MESSAGES,
@@ -119,9 +120,7 @@ class Device:
         self._limiter = RateLimiter()
         self._peers: dict[int, Peer] = {}
         self._by_key: dict[PublicKey, Peer] = {}
-        self._generation = 0
-        self._unused: deque[int] = deque()  # the longest unused first: late facts of a removed peer meet nobody
-        self._adoptable: dict[bytes, int] = {}  # public key → number of peers whose sessions outlived another device
+        self._roster = Roster(memory)
         self._indices = ReceiverIndices(random)
         self._alarms: list[tuple[float, int]] = []  # a heap of (time, peer number); stale ones are passed over
         self._datagrams: list[tuple[bytes, Endpoint]] = []
@@ -135,21 +134,16 @@ class Device:
             MessageType.RESPONSE: self._receive_response,
             MessageType.COOKIE_REPLY: self._receive_cookie_reply,
         }
-        for number in range(memory.peers):
-            record = memory.peer(number)
-            if record.generation:
-                self._adoptable[record.public_key] = number
-                self._generation = max(self._generation, record.generation)
-            else:
-                self._unused.append(number)
 
     # --- configuration ----------------------------------------------------------------------------------------
 
     def set_peer(self, config: PeerConfig, now: float) -> int:
         """Add a peer, or change what differs; returns its number, which packets and events name it by.
 
-        Raises: WireGuardError when the session memory has no room for another peer.
+        Raises: WireGuardError when the session memory has no room for another peer, or the peer is we.
         """
+        if config.public_key == self._key.public:
+            raise WireGuardError(f"peer {config.public_key}: this is our own key")
         peer = self._by_key.get(config.public_key) or self._add(config.public_key)
         peer.preshared_key = config.preshared_key
         peer.timers.persistent_keepalive = config.persistent_keepalive
@@ -165,17 +159,27 @@ class Device:
         """Forget a peer, its keys and its packets; nothing happens when there is none."""
         peer = self._by_key.pop(public_key, None)
         if peer is None:
+            self._forget(self._roster.take_left_over(public_key))
             return
-        self._forget_keys(peer)
+        self._drop_staged(peer)
         self.routes.set(peer.number, ())
-        peer.record.generation = 0
         del self._peers[peer.number]
-        self._unused.append(peer.number)
+        self._forget([peer.number])
+
+    def forget_others(self) -> None:
+        """All peers are configured: forget those that an earlier device over this memory had and this one has not."""
+        self._forget(self._roster.take_left_over())
+
+    def _forget(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._events.append(KeysZeroed(number))
+            self._roster.leave(number)
 
     def set_private_key(self, private_key: PrivateKey, now: float) -> None:
         """Go on under another key. Sessions live on until their time is over; peers with one are called anew."""
         self._key = private_key
         self._checker = CookieChecker(private_key.public, self._random)
+        self.remove_peer(private_key.public)
         for peer in self._peers.values():
             peer.static_static = b""
             peer.state = Idle()
@@ -186,9 +190,7 @@ class Device:
                 self._schedule(peer, now)
 
     def _add(self, public_key: PublicKey) -> Peer:
-        number = self._adoptable.pop(public_key.raw, None)
-        if number is None:
-            number = self._new_record(public_key)
+        number = self._roster.enter(public_key)
         record = self._memory.peer(number)
         peer = Peer(number, public_key, record, PeerTimers(record, self._jitter))
         for slot in filter(None, (record.previous, record.current, record.next)):  # the newest last
@@ -197,17 +199,6 @@ class Device:
             self._indices.reserve(keypair.local_index, peer.number, keypair.created_at)
         self._peers[number] = self._by_key[public_key] = peer
         return peer
-
-    def _new_record(self, public_key: PublicKey) -> int:
-        if not self._unused:
-            raise WireGuardError(f"peer {public_key}: there is room for {self._memory.peers} peers, all of it taken")
-        number = self._unused.popleft()
-        record = self._memory.peer(number)
-        record.erase()
-        record.public_key = public_key.raw
-        self._generation += 1
-        record.generation = self._generation
-        return number
 
     # --- the five verbs ---------------------------------------------------------------------------------------
 
@@ -362,8 +353,7 @@ class Device:
     def _give_up(self, peer: Peer, now: float) -> None:
         peer.state = Idle()
         peer.timers.gave_up(now)
-        self._dropped[Drop.HANDSHAKE_FAILED] += len(peer.staged)
-        peer.staged.clear()
+        self._drop_staged(peer)
 
     # --- being called, and the answers ------------------------------------------------------------------------
 
@@ -471,9 +461,12 @@ class Device:
 
     def _forget_keys(self, peer: Peer) -> None:
         peer.state = Idle()
+        self._drop_staged(peer)
+        self._events.append(KeysZeroed(peer.number))
+
+    def _drop_staged(self, peer: Peer) -> None:
         self._dropped[Drop.HANDSHAKE_FAILED] += len(peer.staged)
         peer.staged.clear()
-        self._events.append(KeysZeroed(peer.number))
 
     def _move(self, peer: Peer, endpoint: Endpoint) -> None:
         if endpoint != peer.endpoint:

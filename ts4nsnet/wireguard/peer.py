@@ -10,11 +10,12 @@ from math import inf
 from ts4nsnet.keys import PublicKey
 from ts4nsnet.wireguard.cookies import CookieGenerator
 from ts4nsnet.wireguard.handshake import NO_PRESHARED_KEY, Initiator, Timestamps
-from ts4nsnet.wireguard.messages import Endpoint
+from ts4nsnet.wireguard.messages import ENDPOINT_BYTES, Endpoint, WireGuardError
 from ts4nsnet.wireguard.records import PeerRecord
 from ts4nsnet.wireguard.routing import Prefix
 from ts4nsnet.wireguard.timers import PeerTimers
 
+PRESHARED_KEY_BYTES = 32
 # ours: a burst while one handshake runs; the oldest leave first
 MAX_STAGED_PACKETS = 128
 
@@ -28,6 +29,15 @@ class PeerConfig:
     preshared_key: bytes = field(default=NO_PRESHARED_KEY, repr=False)  # 32 bytes
     endpoint: Endpoint | None = None  # None: as it is known, or learned from the peer's messages
     persistent_keepalive: float = 0.0  # seconds; 0 for none
+
+    def __post_init__(self) -> None:
+        if len(self.preshared_key) != PRESHARED_KEY_BYTES:
+            got = len(self.preshared_key)
+            raise WireGuardError(f"pre-shared key: got {got} bytes, want {PRESHARED_KEY_BYTES}")
+        if self.endpoint is not None and len(self.endpoint) != ENDPOINT_BYTES:
+            raise WireGuardError(f"endpoint: got {len(self.endpoint)} bytes, want {ENDPOINT_BYTES}")
+        if not 0 <= self.persistent_keepalive < inf:
+            raise WireGuardError(f"persistent keep-alive: got {self.persistent_keepalive} seconds, want 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

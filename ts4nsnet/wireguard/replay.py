@@ -60,10 +60,10 @@ class ReplayWindow:
         words = self._words
         greatest = words[0]
         if counter > greatest:
+            words[0] = counter  # first: a crash from here on refuses what is new, and never accepts what is old
             first = (greatest >> 6) + 1
             last = counter >> 6
             for block in range(first, min(last, first + BLOCKS - 1) + 1):
                 words[1 + block % BLOCKS] = 0
-            words[0] = counter
         words[1 + (counter >> 6) % BLOCKS] |= 1 << (counter % BLOCK_BITS)
         return True

@@ -23,6 +23,7 @@ class Wire(socket.socket):
     address: Address
     peer_address: Address
     sent_to: Address | None = None
+    refusals = 0  # of the next sends: a socket that says it is writable may still lack the room for all of a train
 
     @classmethod
     def pair(cls) -> "tuple[Wire, Wire]":
@@ -44,6 +45,9 @@ class Wire(socket.socket):
     def sendmsg(
         self, buffers: Iterable[Any], ancdata: Iterable[Any] = (), flags: int = 0, address: Any = None, /
     ) -> int:
+        if self.refusals:
+            self.refusals -= 1
+            raise _error(errno.EAGAIN)
         self.sent_to = address
         segment_bytes = next((data for _, kind, data in ancdata if kind == UDP_SEGMENT), bytes(2))
         return super().sendmsg([segment_bytes, *buffers], (), flags)

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_address, ip_network
+from typing import Any
 
 import pytest
 
@@ -1051,6 +1052,114 @@ def test_all_that_leaves_is_a_message() -> None:
     pair.run_to(at(1000))
     for side in (pair.alice, pair.bob):
         assert {message_type(message) for _, message in side.history} <= EVERYTHING
+
+
+# --- what is left of an earlier device ---
+
+
+def second_device(pair: Pair) -> Device:
+    """Another device of Alice over the same memory, which knows no peers."""
+    return Device(pair.alice.key, pair.alice.memory, pair.random.randbytes, lambda: WALL_START)
+
+
+def apply_all(pair: Pair, device: Device) -> None:
+    while (command := device.next_event()) is not None:
+        assert not isinstance(command, Seal)
+        pair.alice.table.apply(command)
+
+
+def test_who_is_not_configured_again_is_forgotten_with_all_keys() -> None:
+    pair = Pair()
+    pair.shake_hands()
+    slot = pair.alice.memory.peer(pair.alice.peer).current
+    secret = pair.alice.memory.keypair(pair.alice.peer, slot).send_key
+    device = second_device(pair)
+    device.forget_others()
+    apply_all(pair, device)
+    assert pair.alice.memory.keypair(pair.alice.peer, slot).send_key == bytes(len(secret))
+    strangers = [PeerConfig(PrivateKey(pair.random.randbytes(32)).public) for _ in range(pair.alice.memory.peers)]
+    for config in strangers:
+        device.set_peer(config, pair.now)
+
+
+def test_who_is_configured_again_is_not_forgotten() -> None:
+    pair = Pair()
+    pair.shake_hands()
+    pair.restart(pair.alice, keep_memory=True)
+    pair.alice.device.forget_others()
+    pair.alice.settle(pair.now)
+    assert works(pair)
+    assert pair.in_flight() == []
+
+
+def test_one_that_is_left_over_can_be_removed() -> None:
+    pair = Pair()
+    pair.shake_hands()
+    device = second_device(pair)
+    device.remove_peer(pair.bob.key.public)
+    assert device.next_event() == KeysZeroed(pair.alice.peer)
+
+
+def test_a_recorded_initiation_is_not_answered_after_a_removal() -> None:
+    pair = Pair()
+    pair.alice.send(DATA, pair.now)
+    recorded = first_out(pair.alice)
+    pair.bob.receive(recorded, pair.alice.endpoint, pair.now)
+    config = PeerConfig(pair.alice.key.public)
+    pair.bob.device.remove_peer(config.public_key)
+    pair.bob.device.set_peer(config, pair.now)
+    pair.bob.settle(pair.now)
+    pair.bob.out.clear()
+    pair.bob.receive(recorded, endpoint(66), at(1000))
+    assert pair.bob.dropped() == {Drop.INITIATION_REPLAYED: 1}
+    assert not pair.bob.out
+
+
+# --- what no peer can be ---
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"preshared_key": bytes(5)},
+        {"endpoint": bytes(3)},
+        {"persistent_keepalive": -1.0},
+        {"persistent_keepalive": float("inf")},
+        {"persistent_keepalive": float("nan")},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_configuration_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(WireGuardError, match="want"):
+        PeerConfig(PrivateKey(bytes(32)).public, **wrong)
+
+
+def test_we_are_no_peer_of_ours() -> None:
+    pair = Pair()
+    with pytest.raises(WireGuardError, match="our own key"):
+        pair.alice.device.set_peer(PeerConfig(pair.alice.key.public), pair.now)
+
+
+def test_a_peer_whose_key_becomes_ours_is_removed() -> None:
+    pair = Pair()
+    pair.alice.device.set_private_key(pair.bob.key, pair.now)
+    assert pair.alice.device.next_event() == KeysZeroed(pair.alice.peer)
+
+
+def test_an_initiation_of_the_peer_shows_that_it_lives() -> None:
+    pair = Pair()
+    pair.shake_hands()
+    pair.run_to(at(20))
+    pair.alice.send(DATA, pair.now)
+    pair.drop()
+    pair.now = at(24)
+    pair.bob.device.notice(RekeyWanted(pair.bob.peer), pair.now)
+    pair.bob.settle(pair.now)
+    pair.deliver()  # the initiation alone
+    pair.drop()
+    sent = pair.alice.device.statistics().initiations_sent
+    pair.go_to(at(36))
+    assert pair.alice.device.statistics().initiations_sent == sent
 
 
 # --- another key of ours ---

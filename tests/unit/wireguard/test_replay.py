@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The replay window: the recorded tables, its exact edges, and a set of numbers as oracle."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -82,3 +83,35 @@ def test_the_window_agrees_with_a_set_of_numbers(steps: list[tuple[int, bool]]) 
         if wanted:
             taken.add(counter)
             greatest = max(greatest, counter)
+
+
+class Crash(Exception):
+    """The process dies."""
+
+
+class Mortal:
+    """Words of a window whose owner dies after some stores."""
+
+    def __init__(self, words: memoryview, stores: int) -> None:
+        self._words = words
+        self._left = stores
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._words[index])
+
+    def __setitem__(self, index: int, value: int) -> None:
+        if not self._left:
+            raise Crash
+        self._left -= 1
+        self._words[index] = value
+
+
+@pytest.mark.parametrize("stores", range(BLOCKS + 2))
+def test_a_crash_while_the_window_moves_lets_nothing_old_in(stores: int) -> None:
+    words = memoryview(bytearray(8 * WORDS)).cast("Q")
+    seen = range(0, WINDOW_COUNTERS + 1, 61)
+    for counter in seen:
+        ReplayWindow(words).accept(counter)
+    with suppress(Crash):
+        ReplayWindow(Mortal(words, stores)).accept(seen[-1] + 9000)  # type: ignore[arg-type]
+    assert [counter for counter in seen if ReplayWindow(words).accept(counter)] == []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`python -m perf [name …]`: run the benchmarks of those names, or all of them.
 
-A benchmark is a module beside this one with a `main()` that prints a table.
+A benchmark is a module beside this one with a `main(arguments)` that prints a table.
 """
 
 import sys
@@ -19,7 +19,7 @@ def main(names: list[str]) -> int:
         print(f"perf: no benchmark {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
     for name in names or known:
-        import_module(f"perf.{name}").main()
+        import_module(f"perf.{name}").main([])
     return 0
 
 

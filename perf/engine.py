@@ -24,7 +24,7 @@ from statistics import median
 
 from tests import namespaces
 from tests.interop.wireguard_peers import ALICE, BOB, Ours, WireGuardGo, WireGuardPeer
-from tests.processes import Namespace
+from tests.processes import Namespace, Process
 from tests.topology import Topology
 
 INSIDE = "--inside"  # set for the process in the namespaces
@@ -51,6 +51,8 @@ class Pair:
     server: Namespace
     address: str  # of the server
     peers: Sequence[WireGuardPeer] = ()  # ours run as long as somebody holds them
+    listener: Process | None = None
+    transfers: int = 0  # so far
     forth: list[float] = field(default_factory=list)  # Mbit/s
     back: list[float] = field(default_factory=list)
     idle: list[float] = field(default_factory=list)  # milliseconds, of each ping
@@ -59,14 +61,18 @@ class Pair:
     def measure(self, seconds: int) -> None:
         """One round."""
         self.idle += self._ping(IDLE_PINGS)
-        iperf = self.client.start(*self._iperf(seconds))
+        forth = self._transfer(seconds)
         self.loaded += self._ping(round((seconds - 0.5) / PING_INTERVAL))
-        iperf.wait(seconds + 20)
-        self.forth.append(_throughput(iperf.output))
-        self.back.append(_throughput(self.client.run(*self._iperf(seconds), "--reverse", timeout=seconds + 20).stdout))
+        self.forth.append(_throughput(forth, seconds))
+        self.back.append(_throughput(self._transfer(seconds, "--reverse"), seconds))
 
-    def _iperf(self, seconds: int) -> list[str]:
-        return ["iperf3", "--client", self.address, "--time", str(seconds), "--json"]
+    def _transfer(self, seconds: int, *options: str) -> Process:
+        """Begin a transfer; iperf3's server begins to listen anew after each."""
+        self.listener = self.listener or self.server.start("iperf3", "--server", "--forceflush")
+        self.transfers += 1
+        self.listener.wait_for(f"(test #{self.transfers})")
+        command = ("iperf3", "--client", self.address, "--time", str(seconds), "--json", *options)
+        return self.client.start(*command)
 
     def _ping(self, number: int) -> list[float]:
         command = ("ping", "-n", "-c", str(number), "-i", str(PING_INTERVAL), self.address)
@@ -75,9 +81,10 @@ class Pair:
         return [float(time) for time in re.findall(r"time=([\d.]+) ms", answers)]
 
 
-def _throughput(report: str) -> float:
-    """Mbit/s as the receiver saw them."""
-    result = json.loads(report)
+def _throughput(transfer: Process, seconds: int) -> float:
+    """Wait for the end of a transfer; Mbit/s as the receiver saw them."""
+    transfer.wait(seconds + 20)
+    result = json.loads(transfer.output)
     if "error" in result:
         raise RuntimeError(f"iperf3: {result['error']}")
     received: float = result["end"]["sum_received"]["bits_per_second"]
@@ -114,8 +121,6 @@ def compare(rounds: int, seconds: int) -> list[Pair]:
             _tunnel(topology, 3, "wireguard-go ↔ wireguard-go", Unhindered, Unhindered),
             _bare(topology),
         ]
-        for pair in pairs:
-            pair.server.start("iperf3", "--server", "--forceflush").wait_for("listening")
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
             for pair in pairs:

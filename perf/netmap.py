@@ -15,7 +15,7 @@ import multiprocessing
 import random
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,7 +28,7 @@ ROUNDS = 100
 WALL = 1.8e9  # unix seconds
 
 
-def main() -> None:
+def main(_arguments: Sequence[str] = ()) -> None:
     """Run everything, each in a process of its own, and print it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "message.json"

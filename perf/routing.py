@@ -6,7 +6,7 @@ and 28 and between 48 and 64. So a look-up that finds nothing has to ask for eve
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from random import Random
 from statistics import median
@@ -65,7 +65,7 @@ def report(name: str, took: list[float], target: float) -> None:
     print(f"  {name:<44} {median(took):8.2f} {tail:8.2f}   < {target:.0f}")
 
 
-def main() -> None:
+def main(_arguments: Sequence[str] = ()) -> None:
     """Print the table."""
     random = Random(1)
     routes = AllowedIPs()

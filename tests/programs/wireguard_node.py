@@ -24,10 +24,8 @@ from ts4nsnet.drive import BoottimeClock
 from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.netns import Link, NetnsChild, Route, Target, Tun
 from ts4nsnet.node.engine import PythonEngine
-from ts4nsnet.uring.reference import Reference
-from ts4nsnet.uring.udp import open_socket, to_endpoint
-from ts4nsnet.wireguard import Device, PeerConfig, SessionMemory, SessionTable
-from ts4nsnet.wireguard.sessions import RekeyWanted
+from ts4nsnet.uring import Reference, open_socket, to_endpoint
+from ts4nsnet.wireguard import Device, PeerConfig, RekeyWanted, SessionMemory, SessionTable
 
 Json = dict[str, Any]
 

@@ -78,6 +78,8 @@ def parse_url(url: str) -> tuple[Origin, str]:
         raise ControlError("got an URL that cannot be read, want https://host[:port]/path") from None
     if parts.scheme not in _DEFAULT_PORTS or not host:
         raise ControlError(f"got an URL of kind {parts.scheme!r}, want https://host[:port]/path")
+    if not (host.isascii() and host.isprintable()) or " " in host:
+        raise ControlError("got an URL whose host has other characters than ASCII; write it as DNS does (xn--…)")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not (path.isascii() and path.isprintable()) or " " in path:
         raise ControlError("got an URL whose path has other characters than those of RFC 3986")
@@ -97,7 +99,7 @@ class HttpExchange:
             headers["Content-Length"] = str(len(request.body))
         try:
             head = h11.Request(method=request.method, target=path, headers=list(headers.items()))
-        except h11.LocalProtocolError:
+        except (h11.LocalProtocolError, UnicodeEncodeError):
             raise ControlError("HTTP: a header or URL of ours is not allowed; is a line break in a secret?") from None
         out = self._http.send(head) or b""
         if request.body:

@@ -11,7 +11,8 @@
 
 * **The credential is sent as rarely as can be.** Servers take a registered key without it; sent again, it is spent
   without effect or throws a valid node out. So a key that was registered is first asked for alone, even after a 404 of
-  the map poll: only if the server does not know it, a fresh key and the credential follow.
+  the map poll: only if the server does not know it, a fresh key and the credential follow; if it refuses it as it is,
+  the same key with the credential.
 * A refused or unanswered attempt is repeated with the same key: the server may have heard the one before, and a
   single-use key is good for the same node key twice.
 * An answer is read in the reference's order: 429, other errors, Error, NodeKeySignature, NodeKeyExpired, AuthURL,
@@ -331,6 +332,10 @@ class Login:
                 return self._resign(attempt, signature)
             case Refused(text, reason):
                 self._forget_made_key()
+                if attempt.why is Why.CHECK and self.credential is not None:
+                    # that server wants the credential each time; by its key it is the same node
+                    self.attempt = Attempt(Why.JOIN, attempt.key, with_credential=True)
+                    return AskAgain()
                 # the current key is good for a while: it is asked again when its time is over
                 self.attempt = None if attempt.why is Why.RENEW else replace(attempt, followup="")
                 secret = self.auth_key.text if self.auth_key else ""

@@ -33,7 +33,7 @@ from ts4nsnet.wireguard import Device
 FRAME_BYTES = 10 + 65536  # a vnet header and the longest packet; a shorter buffer would cut it without a word
 # ours: of one batch, so that the other direction gets its turn after some milliseconds
 MAX_BATCH_FRAMES = 64
-MAX_BATCH_BYTES = 256 << 10
+MAX_BATCH_BYTES = 64 << 10
 
 Relay = Callable[[Train], bool]
 

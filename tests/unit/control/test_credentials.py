@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from tests.unit.control.test_registering import WRAPPED
+from tests.unit.control.fake_server import WRAPPED
 from ts4nsnet.control.credentials import AuthKey, Credential, OAuthSecret, WorkloadIdentity, credential, obtain
 from ts4nsnet.control.errors import ControlError, CredentialError
 from ts4nsnet.control.http import HttpRequest, HttpResponse

@@ -10,8 +10,7 @@ from functools import cache
 
 import pytest
 
-from tests.unit.control.fake_server import URL, World
-from tests.unit.control.test_polling import peer
+from tests.unit.control.fake_server import URL, World, peer
 from ts4nsnet.control import State
 
 SLICES = 16  # the places are dealt out to so many tests, so that a failing one is short

@@ -25,9 +25,10 @@ def test_urls(url: str, origin: Origin, path: str, authority: str) -> None:
     assert origin.authority == authority
 
 
-@pytest.mark.parametrize(
-    "url", ["", "h", "ftp://h", "https://", "http://h:x", "http://h:99999", "http://[", "http://h/ü"]
-)
+NO_URLS = ["", "h", "ftp://h", "https://", "http://h:x", "http://h:99999", "http://[", "http://h/ü", "http://ü/"]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
 def test_what_is_no_url_of_ours(url: str) -> None:
     with pytest.raises(ControlError):
         parse_url(url)
@@ -101,9 +102,10 @@ def test_a_response_that_is_none(stream: bytes, end: bool) -> None:
         receive()
 
 
-def test_a_secret_with_a_line_break_is_not_sent() -> None:
+@pytest.mark.parametrize("secret", ["hidden\nX: y", "hidden\u00fc"])
+def test_a_secret_that_no_header_can_hold_is_not_sent(secret: str) -> None:
     with pytest.raises(ControlError, match="line break") as raised:
-        HttpExchange(HttpRequest("GET", "https://h/", {"Authorization": "hidden\nX: y"}))
+        HttpExchange(HttpRequest("GET", "https://h/", {"Authorization": secret}))
     assert "hidden" not in str(raised.value)
 
 

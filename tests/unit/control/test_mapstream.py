@@ -6,8 +6,7 @@ import json
 import pytest
 import zstandard
 
-from tests.unit.control.fake_server import START, WALL_START, Json
-from tests.unit.control.test_polling import peer
+from tests.unit.control.fake_server import START, WALL_START, Json, peer
 from ts4nsnet.control.errors import Malformed
 from ts4nsnet.control.mapstream import (
     MAX_MESSAGE_BYTES,

@@ -87,14 +87,14 @@ def test_changes_of_peers() -> None:
         PeersChanged=[{"ID": 1}],
         PeersRemoved=[2, 0, -3],
         PeerSeenChange={"3": True, "4": False},
-        OnlineChange={"5": True},
+        OnlineChange={"5": True, "-6": False},
         UserProfiles=[{"ID": 7, "LoginName": "a", "DisplayName": "b", "ProfilePicURL": "c", "Groups": ["d"]}],
     )
     assert response == MapResponse(
         peers_changed=(Node(1),),
         peers_removed=(2, 0, -3),
         seen={3: True, 4: False},
-        online={5: True},
+        online={5: True, -6: False},
         user_profiles=(UserProfile(7, "a", "b", "c"),),
     )
 

@@ -30,11 +30,13 @@ from ts4nsnet.packet import TCP, UDP, IPv4, carry
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.reference import Buffer, Reference
 from ts4nsnet.uring.segment import Gso, segment
+from ts4nsnet.uring.trains import Train
 from ts4nsnet.uring.udp import to_endpoint
 from ts4nsnet.wireguard import AllowedIPs, Device, PeerConfig, SessionMemory, SessionTable
 from ts4nsnet.wireguard.sessions import RekeyWanted
 
 TIME_LIMIT = 60.0  # seconds of a clock that jumps there once nothing moves any more
+RELAY = bytes(31) + b"\1"  # an endpoint that is no UDP address
 ADDRESS = {"alice": bytes([10, 0, 0, 1]), "bob": bytes([10, 0, 0, 2])}
 PREFIXES = {"alice": frozenset({ip_network("10.0.0.1")}), "bob": frozenset({ip_network("10.0.0.2")})}
 
@@ -83,12 +85,19 @@ class Side:
         self.device = Device(self.key, memory, random.randbytes, lambda: WALL_START + round(trio.current_time() * 1e9))
         self.sessions = SessionTable(memory)
         self.pipeline = Recording(self.sessions, self.device.routes)
-        self.engine = PythonEngine(self.device, self.pipeline, self.tun, wire)
+        self.engine = PythonEngine(self.device, self.pipeline, self.tun, wire, self._relay)
+        self.relayed: list[Train] = []  # not yet delivered
         self.other = -1
 
-    def know(self, other: "Side", keepalive: float = 0.0) -> None:
+    def _relay(self, train: Train) -> bool:
+        if train.endpoint != RELAY:
+            return False
+        self.relayed.append(train)
+        return True
+
+    def know(self, other: "Side", keepalive: float = 0.0, where: bytes | None = None) -> None:
         """Configure the other side, as somebody would while the engine runs or before."""
-        where = to_endpoint(other.wire.address)
+        where = where or to_endpoint(other.wire.address)
         config = PeerConfig(other.key.public, PREFIXES[other.name], endpoint=where, persistent_keepalive=keepalive)
         self.other = self.device.set_peer(config, trio.current_time())
         self.engine.device_changed()
@@ -192,7 +201,7 @@ async def test_a_superpacket_comes_out_as_one(autojump_clock: MockClock) -> None
     ("frames", "batches"),
     [
         ([packet("alice", "bob", b"small")] * (MAX_BATCH_FRAMES + 5), [MAX_BATCH_FRAMES, 5]),
-        ([bulk(1)] * 6, [MAX_BATCH_BYTES // len(bulk(1)) + 1, 1]),
+        ([bulk(1, MAX_BATCH_BYTES // 3)] * 7, [3, 3, 1]),  # with their headers, three are enough
     ],
     ids=["frames", "bytes"],
 )
@@ -231,6 +240,43 @@ async def test_packets_go_to_where_the_peer_was_last_heard(autojump_clock: MockC
         assert sides.bob.wire.sent_to == moved
 
 
+async def deliver_relayed(sides: Sides) -> None:
+    """Bring what either side has given to the relay to the other, as one datagram after the other."""
+    await wait_all_tasks_blocked()
+    while sides.alice.relayed or sides.bob.relayed:
+        for sender, receiver in ((sides.alice, sides.bob), (sides.bob, sides.alice)):
+            trains, sender.relayed = sender.relayed, []
+            receiver.engine.receive([Train.received(each, 0, RELAY) for train in trains for each in train.payload])
+        await wait_all_tasks_blocked()
+
+
+async def test_what_is_for_no_udp_address_goes_by_the_relay(autojump_clock: MockClock) -> None:
+    with Sides(autojump_clock) as sides:
+        sides.alice.know(sides.bob, where=RELAY)
+        sides.bob.know(sides.alice, where=RELAY)
+        async with sides.running():
+            sides.alice.app.send(bulk(1))
+            await deliver_relayed(sides)
+            assert segment(await sides.bob.received()) == segment(bulk(1))
+            sides.bob.app.send(packet("bob", "alice", b"back"))
+            await deliver_relayed(sides)
+            assert await sides.alice.received() == packet("bob", "alice", b"back")
+        assert sides.alice.wire.sent_to is sides.bob.wire.sent_to is None
+        assert sides.alice.dropped == sides.bob.dropped == {}
+
+
+async def test_a_peer_that_was_relayed_is_sent_to_where_it_is_heard_directly(autojump_clock: MockClock) -> None:
+    with Sides(autojump_clock) as sides:
+        sides.alice.know(sides.bob)
+        sides.bob.know(sides.alice, where=RELAY)
+        async with sides.running():
+            sides.alice.app.send(packet("alice", "bob", b"directly"))
+            await sides.bob.received()
+            sides.bob.app.send(packet("bob", "alice", b"back"))
+            assert await sides.alice.received() == packet("bob", "alice", b"back")
+        assert sides.bob.relayed == []
+
+
 # --- when something is full -----------------------------------------------------------------------------------
 
 
@@ -260,6 +306,29 @@ async def test_a_full_socket_stops_the_reading_and_nothing_is_lost(autojump_cloc
                 got = await sides.bob.packets(taken * 44)
         assert numbers(got) == [number for number in range(taken) for _ in range(44)]
         assert sides.alice.dropped == sides.bob.dropped == {}
+
+
+async def test_a_train_is_tried_again_until_there_is_room_for_it(autojump_clock: MockClock) -> None:
+    with Sides(autojump_clock) as sides:
+        await sides.shake_hands()
+        sides.alice.wire.refusals = 3
+        async with sides.running():
+            sides.alice.app.send(packet("alice", "bob", b"at last"))
+            assert await sides.bob.received() == packet("alice", "bob", b"at last")
+        assert sides.alice.wire.refusals == 0
+
+
+async def test_a_keep_alive_that_finds_no_room_waits_for_its_turn(autojump_clock: MockClock) -> None:
+    with Sides(autojump_clock) as sides:
+        await sides.shake_hands()
+        async with sides.running(sides.alice):
+            taken = await fill(sides.alice)
+            sides.alice.know(sides.bob, keepalive=1)
+            await trio.sleep(5)
+            async with sides.running(sides.bob):
+                got = await sides.bob.packets(taken * 44)
+        assert numbers(got) == [number for number in range(taken) for _ in range(44)]
+        assert sides.alice.dropped == {}
 
 
 async def test_packets_still_arrive_while_there_is_no_room_to_send(autojump_clock: MockClock) -> None:
@@ -346,6 +415,17 @@ async def test_a_persistent_keep_alive_keeps_its_interval(autojump_clock: MockCl
             before = sides.alice.pipeline.counters.statistics().sent_datagrams
             await trio.sleep(50)
             assert sides.alice.pipeline.counters.statistics().sent_datagrams == before + 2
+
+
+async def test_an_interval_that_is_configured_later_begins_at_once(autojump_clock: MockClock) -> None:
+    with Sides(autojump_clock) as sides:
+        await sides.shake_hands()
+        async with sides.running():
+            await trio.sleep(50)  # no timer is near
+            before = sides.alice.pipeline.counters.statistics().sent_datagrams
+            sides.alice.know(sides.bob, keepalive=1)
+            await trio.sleep(4.5)
+            assert sides.alice.pipeline.counters.statistics().sent_datagrams in (before + 4, before + 5)
 
 
 async def test_traffic_that_goes_on_gets_new_keys_every_two_minutes(autojump_clock: MockClock) -> None:

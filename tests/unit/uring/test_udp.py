@@ -16,6 +16,7 @@ from tests.unit.uring.sockets import OldKernel, Refusing, WithoutFiles, WithoutI
 from ts4nsnet.uring.counters import Counters, Drop
 from ts4nsnet.uring.trains import MAX_TRAIN_BYTES, Train, form_trains
 from ts4nsnet.uring.udp import (
+    MAX_BATCH_BYTES,
     MAX_BATCH_TRAINS,
     SOCKET_BUFFER_BYTES,
     Address,
@@ -223,6 +224,13 @@ def test_a_batch_ends_so_that_the_other_direction_gets_its_turn(ports: Callable[
     assert [train.segment_bytes for train in bob.udp.receive()] == list(range(1, MAX_BATCH_TRAINS + 1))
     assert len(list(bob.udp.receive())) == 3
     assert list(bob.udp.receive()) == []
+
+
+def test_a_batch_of_long_trains_ends_earlier(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(), ports()
+    for _ in range(9):
+        alice.udp.send(train_of([MAX_BATCH_BYTES // 8] * 2, bob.at("::1")))
+    assert [len(list(bob.udp.receive())) for _ in range(3)] == [5, 4, 0]
 
 
 # --- what the kernel refuses ----------------------------------------------------------------------------------

@@ -45,7 +45,8 @@ def describe(node: Node) -> Json:
     found: Json = {"memory_bytes": pages * os.sysconf("SC_PAGE_SIZE"), "cpu_time": used.ru_utime + used.ru_stime}
     if (status := node.status()) is not None:
         found |= asdict(status) | {"phase": status.phase.name, "is_ready": status.is_ready}
-        found |= {"peers": sorted(status.peers), "home_region": str(status.home_region)}
+        found |= {"addresses": list(status.addresses), "peers": sorted(status.peers)}
+        found["home_region"] = str(status.home_region)
     return found
 
 

@@ -29,7 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGINT, SIGKILL
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from typing import Any, Self
 
@@ -169,12 +169,11 @@ class Pinging:
 
     def stop(self) -> tuple[int, int, float]:
         """How many were sent and answered, and the longest time without an answer; seconds."""
-        self._process.send_signal(2)
-        assert self._process.wait() == 0
+        self._process.send_signal(SIGINT)
+        summary = self._process.wait_for("packets transmitted")
         lines = [line for line in self._process.output.splitlines() if "bytes from" in line]
         times = [float(line[1 : line.index("]")]) for line in lines]
         gaps = [after - before for before, after in pairwise(times)]
-        summary = next(line for line in self._process.output.splitlines() if "packets transmitted" in line)
         sent, received = summary.split()[0], summary.split()[3]
         return int(sent), int(received), max(gaps, default=0.0)
 

@@ -107,6 +107,12 @@ async def dial(
                     stream = await _start_tls(stream, context, tls, host, where)
                 cleanup.pop_all()
                 return stream
+    except (
+        ValueError,
+        TypeError,
+        h11.LocalProtocolError,
+    ) as error:  # what ssl, idna and h11 say of names that are none
+        raise DialError(f"{where}: not a host name that TLS or a proxy could be told: {error}") from None
     except trio.TooSlowError:
         by = f" by the proxy {join_host_port(proxy.host, proxy.port)}" if proxy else ""
         raise DialError(f"{where}: no connection{by} within {timeout:g} s; is the way there open?") from None
@@ -227,7 +233,7 @@ def proxy_for(host: str, port: int, *, tls: bool, environ: Mapping[str, str]) ->
     authorization = ""
     if parts.username is not None:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(user.encode()).decode()
+        authorization = "Basic " + base64.b64encode(user.encode(errors="surrogateescape")).decode()
     return Proxy(proxy_host, proxy_port or _DEFAULT_PROXY_PORTS[parts.scheme], parts.scheme == "https", authorization)
 
 

@@ -323,3 +323,18 @@ async def test_a_proxy_that_refuses(answer: bytes, text: str) -> None:
             await dial("h.invalid", 80, environ={"HTTP_PROXY": f"http://u:{PASSWORD}@127.0.0.1:{port}"})
     assert PASSWORD not in str(raised.value)
     assert f"h.invalid:80: the proxy 127.0.0.1:{port}" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", ".x", "\u00e9" * 80, "a\0b"], ids=["empty", "dot", "long", "nul"])
+async def test_a_name_that_tls_cannot_be_told_is_an_error_of_ours(name: str) -> None:
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, _hold, listeners)
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(DialError):
+            await dial(name, port, tls=TlsOptions(), addresses=["127.0.0.1"], timeout=5, environ={})
+        nursery.cancel_scope.cancel()
+
+
+async def _hold(_stream: trio.SocketStream) -> None:
+    await trio.sleep_forever()

@@ -122,6 +122,11 @@ class Regions:
         choice = [region_id for region_id, region in regions.items() if not region.no_measure_no_home] or list(regions)
         return self._home or (choice[self._seed % len(choice)] if choice else 0)
 
+    def is_connected(self, region_id: int) -> bool:
+        """Whether a relay of this region has taken us."""
+        link = self._links.get(region_id)
+        return link is not None and link.is_ready
+
     def rebind(self, local_addresses: Collection[str], now: float) -> None:
         """Networks have changed: close connections from other addresses than these, ask the others for an answer."""
         for link in list(self._links.values()):

@@ -68,7 +68,7 @@ class Api:
 
     def is_token(self, text: str) -> bool:
         """Whether this is the administrator's token."""
-        return hmac.compare_digest(text.encode(errors="replace"), self._token.encode())
+        return bool(text) and hmac.compare_digest(text.encode(errors="replace"), self._token.encode())
 
     def _route(self, request: Request, path: list[str], now: float) -> object:
         match request.method, path:

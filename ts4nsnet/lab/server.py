@@ -264,14 +264,14 @@ class Tailnet:
         return context
 
     def _token(self, store: Store) -> str:
-        kept = store.read(TOKEN_FILE)
-        if kept is None:
-            kept = b"tskey-api-" + self._random(20).hex().encode() + b"\n"
-            store.write(TOKEN_FILE, kept)
-        return kept.decode().strip()
+        text = (store.read(TOKEN_FILE) or b"").decode(errors="replace").strip()
+        if not text:  # an empty one would be everybody's
+            text = "tskey-api-" + self._random(20).hex()
+            store.write(TOKEN_FILE, text.encode() + b"\n")
+        return text
 
     def _key(self, store: Store, coordinator: Coordinator) -> str:
-        text = (store.read(KEY_FILE) or b"").decode().strip()
+        text = (store.read(KEY_FILE) or b"").decode(errors="replace").strip()
         try:
             coordinator.keyring.check_key(text, time.time())
         except KeyRefused:

@@ -25,6 +25,7 @@ from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.lab import stun
 from ts4nsnet.lab.control import Coordinator, KeyRetired, Outlet
 from ts4nsnet.lab.control_link import ControlLink
+from ts4nsnet.lab.errors import StateError
 from ts4nsnet.lab.http import HttpConnection, Request, text_response
 from ts4nsnet.lab.relay import Client, Relay
 from ts4nsnet.lab.relay_link import RelayLink
@@ -91,11 +92,15 @@ class Server:
                 await self._rearm.wait()
 
     async def run_saving(self, store: Store) -> None:
-        """Write the state file soon after changes; raises `StateError` when that fails."""
+        """Write the state file soon after changes, and again until that succeeds; the last try is the server's end."""
         while True:
             await self._unsaved.wait()
             self._unsaved = trio.Event()
-            await trio.to_thread.run_sync(store.write, FILE, state_text(self.coordinator.state))
+            try:
+                await trio.to_thread.run_sync(store.write, FILE, state_text(self.coordinator.state))
+            except StateError:
+                self.coordinator.counters["state not saved"] += 1
+                self._unsaved.set()
             await trio.sleep(SAVE_PAUSE_TIME)
 
     async def answer_stun(self, datagrams: trio.socket.SocketType) -> None:

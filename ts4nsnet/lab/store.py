@@ -35,6 +35,10 @@ class Store:
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise StateError(f"state directory {directory}: {error.strerror}") from None
+        found = os.fstat(self._directory)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            os.close(self._directory)
+            raise StateError(f"state directory {directory}: others own it or can write to it; name one of your own")
         try:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

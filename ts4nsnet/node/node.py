@@ -111,7 +111,7 @@ class Node:
 
     def __init__(self, config: Config, say: Say) -> None:
         self._config = config
-        self._say = say
+        self._say: Say = lambda text: say(_one_line(text))
         self._stopping = trio.Event()
         self._life: _Life | None = None
 
@@ -368,6 +368,7 @@ class _Life:
         now = trio.current_time()
         self._home = self._regions.fallback_home()
         self._regions.set_home(self._home, now)
+        self._relayed = self._regions.is_connected(self._home)  # it may be up already, for a peer's sake
         self._relays.wake()
         self._client.set_host(self._host(), now)
         self._wake.set()
@@ -430,3 +431,8 @@ class _Life:
             await trio.sleep(EXPIRY_LOOK_TIME)
             if self._netmap is not None:
                 self._wire(self._wiring.expire(self._netmap, time.time()))
+
+
+def _one_line(text: str) -> str:
+    """A text that may be a server's, so that a terminal shows it and does nothing else."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

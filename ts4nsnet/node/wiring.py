@@ -60,6 +60,7 @@ class Wiring:
     def __init__(self, interface: str) -> None:
         self._interface = interface
         self._peers: dict[int, PeerConfig] = {}  # by NodeID
+        self._keys: Counter[PublicKey] = Counter()  # by how many nodes; more than one only while a server changes them
         self._subnets: Counter[Prefix] = Counter()  # accepted ones, and by how many peers
         self._link: Link | None = None
 
@@ -74,7 +75,8 @@ class Wiring:
             before[node.id] = self._peers.get(node.id)
         for node in (*delta.added, *(new for _, new in delta.changed)):
             before[node.id] = self._peers.get(node.id)
-            if not netmap.is_expired(node, wall) and node.is_reachable and not node.key.is_zero:
+            usable = node.is_reachable and not node.key.is_zero and node.key != netmap.self_node.key
+            if usable and not netmap.is_expired(node, wall):
                 after[node.id] = peer_config(node)
         return self._changes(before, after, netmap)
 
@@ -91,19 +93,22 @@ class Wiring:
         for number, old in before.items():
             if old is not None:
                 self._subnets.subtract(_subnets(old))
+                self._keys[old.public_key] -= 1
                 del self._peers[number]
         for number, new in after.items():
             self._subnets.update(_subnets(new))
+            self._keys[new.public_key] += 1
             self._peers[number] = new
         self._subnets += Counter()  # drops those that nobody has
-        kept = {config.public_key for config in after.values()}
-        removed = [old.public_key for old in before.values() if old is not None and old.public_key not in kept]
+        gone = {old.public_key for old in before.values() if old is not None and not self._keys[old.public_key]}
+        for key in gone:
+            del self._keys[key]
         peers = [config for number, config in after.items() if config != before[number]]
         link = self._wanted_link(netmap)
         if link == self._link:
-            return Changes(tuple(removed), tuple(peers))
+            return Changes(tuple(gone), tuple(peers))
         self._link = link
-        return Changes(tuple(removed), tuple(peers), link)
+        return Changes(tuple(gone), tuple(peers), link)
 
     def _wanted_link(self, netmap: NetMap) -> Link:
         accepted = [TAILNET_V4, TAILNET_V6, *sorted(self._subnets, key=str)]

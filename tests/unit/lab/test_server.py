@@ -613,3 +613,24 @@ async def test_connection_serves_many_requests(tmp_path: Path) -> None:
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 100")
             await stream.send_all(b"{}")
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize("kept", [b"", b" \n"], ids=["empty", "blank"])
+async def test_an_empty_token_file_opens_nothing(tmp_path: Path, kept: bytes) -> None:
+    (tmp_path / "api-token").write_bytes(kept)
+    async with Tailnet(tmp_path) as tailnet:
+        assert tailnet.api_token.startswith("tskey-api-")
+
+
+async def test_a_token_file_that_is_no_text_is_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "api-token").write_bytes(b"\xff\xfe")
+    (tmp_path / "auth-key").write_bytes(b"\xff\xfe")
+    async with Tailnet(tmp_path) as tailnet:
+        assert tailnet.kept_auth_key.startswith("tskey-auth-")
+
+
+async def test_a_state_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)  # noqa: ASYNC240  (an instant)
+    with pytest.raises(StateError, match="others"):
+        async with Tailnet(tmp_path):
+            pass

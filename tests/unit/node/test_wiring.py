@@ -250,3 +250,20 @@ def test_changes_add_up_to_what_the_last_netmap_says(netmaps: list[NetMap]) -> N
     fresh.become(netmaps[-1] if netmaps else netmap(), wall)
     assert wired.peers == fresh.peers
     assert wired.link == fresh.link
+
+
+def test_our_own_key_among_the_peers_is_passed_by() -> None:
+    wired = Wired()
+    own = replace(SELF, key=key(7))
+    wired.become(netmap(peer(7), peer(8), own=own))
+    assert set(wired.peers) == {key(8)}
+
+
+def test_a_key_that_two_nodes_have_had_stays_with_the_one_that_is_left() -> None:
+    wired = Wired(peer(2))
+    again = replace(peer(3), key=key(2))
+    wired.become(netmap(peer(2), again))
+    changes = wired.become(netmap(again))
+    assert changes.removed == ()
+    assert set(wired.peers) == {key(2)}
+    assert wired.become(netmap()).removed == (key(2),)

@@ -149,11 +149,22 @@ class End:
     addresses: list[Interface]
 
     def wait_until_up(self) -> None:
-        """Wait until packets pass: the kernel starts a device's queue in a work item of its own, later than `up`."""
+        """Wait until packets pass and neighbours are answered.
+
+        The kernel starts a device's queue, and joins the multicast group in which an IPv6 address is asked for, in work
+        items of its own, later than `ip` returns; on a busy machine seconds later.
+        """
+        addresses = [int(address.ip) for address in self.addresses if address.version == 6]
+        groups = [f"ff0200000000000000000001ff{address & 0xFFFFFF:06x}" for address in addresses]
         until = time.monotonic() + TIME_LIMIT
-        while '"operstate":"UP"' not in self.host.run("ip", "-j", "link", "show", "dev", self.device).stdout:
+        while True:
+            is_up = '"operstate":"UP"' in self.host.run("ip", "-j", "link", "show", "dev", self.device).stdout
+            with self.host.entered():
+                joined = Path("/proc/thread-self/net/igmp6").read_text()
+            if is_up and all(group in joined for group in groups):
+                return
             if time.monotonic() > until:
-                raise AssertionError(f"{self.host.name}: {self.device} has no carrier after {TIME_LIMIT} s")
+                raise AssertionError(f"{self.host.name}: {self.device} is not up after {TIME_LIMIT} s")
 
     def configure(self, *more: str) -> None:
         """Set the interface up with its addresses, then run `more` lines of `ip`."""

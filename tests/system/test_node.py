@@ -239,13 +239,13 @@ def test_relay_that_never_reads_costs_neither_memory_nor_others(world: World) ->
             for _ in range(200):
                 sock.sendto(bytes(1200), (bobs, 9))
             asked = now()
-            alice.ping(carols, within=5.0)
+            alice.ping(carols, within=15.0)
             grown_bytes = alice.status()["memory_bytes"] - memory_bytes
             longest = max(longest, now() - asked)
     print(f"24 MB for bob: {grown_bytes / (1 << 20):.1f} MB more memory; carol and the status within {longest:.3f} s")
     alice.hears_nothing_from(bobs, 1.0)
     assert grown_bytes < 8 << 20
-    assert longest < 5.0
+    assert longest < 15.0  # a relay that takes nothing is given up after 30
     relay.send_signal(SIGCONT)
     alice.ping(bobs)
 

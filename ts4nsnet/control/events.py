@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from ts4nsnet.control.fields import Address
 from ts4nsnet.control.http import HttpRequest
 from ts4nsnet.control.netmap import NetMap, NetMapDelta
+from ts4nsnet.control.node import Address
 from ts4nsnet.keys import PrivateKey
 
 

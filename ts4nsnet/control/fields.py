@@ -24,11 +24,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, NoReturn, TypeVar
 
 from ts4nsnet.control.errors import Malformed
+from ts4nsnet.control.node import Address, Endpoint, Prefix
 from ts4nsnet.keys import ZERO_KEY, InvalidKey, PublicKey
 
-Address = IPv4Address | IPv6Address
-Prefix = IPv4Network | IPv6Network
-Endpoint = tuple[Address, int]
 T = TypeVar("T")
 
 ID_MAX = 2**63 - 1

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from ts4nsnet.control.fields import Endpoint, Prefix
+from ts4nsnet.control.node import Endpoint, Prefix
 
 
 class EndpointKind(IntEnum):

@@ -25,6 +25,7 @@ from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.lab import stun
 from ts4nsnet.lab.control import Coordinator, KeyRetired, Outlet
 from ts4nsnet.lab.control_link import ControlLink
+from ts4nsnet.lab.credentials import Random
 from ts4nsnet.lab.errors import StateError
 from ts4nsnet.lab.http import HttpConnection, Request, text_response
 from ts4nsnet.lab.relay import Client, Relay
@@ -35,8 +36,6 @@ from ts4nsnet.lab.web import Web
 SAVE_PAUSE_TIME = 0.5  # seconds between two writes of the state file
 CLOCK_TIME = 10.0  # seconds after which the wall clock is looked at again
 DATAGRAM_BYTES = 2048
-
-Random = Callable[[int], bytes]
 
 
 class Server:

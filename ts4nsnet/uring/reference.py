@@ -24,14 +24,12 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ts4nsnet.packet import Inner, Malformed
+from ts4nsnet.packet import Buffer, Inner, Malformed
 from ts4nsnet.uring.coalesce import coalesce
 from ts4nsnet.uring.counters import Counters, Drop
 from ts4nsnet.uring.segment import segment
 from ts4nsnet.uring.trains import Train, form_trains
 from ts4nsnet.wireguard import AllowedIPs, Command, Fact, Seal, SessionTable
-
-Buffer = bytes | bytearray | memoryview
 
 _TRANSPORT = b"\4\0\0\0"  # the first word of transport data
 

@@ -16,7 +16,7 @@ Source: udp(7); net/ipv4/udp.c, UDP_MAX_SEGMENTS.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-Buffer = bytes | bytearray | memoryview
+from ts4nsnet.packet import Buffer
 
 MAX_TRAIN_DATAGRAMS = 64
 MAX_TRAIN_BYTES = 65507

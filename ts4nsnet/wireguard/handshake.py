@@ -23,7 +23,6 @@ CONSTRUCTION = b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"
 IDENTIFIER = b"WireGuard v1 zx2c4 Jason@zx2c4.com"
 
 NO_PRESHARED_KEY = bytes(32)
-TIMESTAMP_BYTES = 12
 
 _START = SymmetricState(CONSTRUCTION, IDENTIFIER)
 

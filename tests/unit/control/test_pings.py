@@ -2,36 +2,14 @@
 """Pings of the server, and of peers on its behalf; what the node says of itself."""
 
 import json
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import pytest
 
 from tests.unit.control.fake_server import URL, Json, World, b64
+from tests.unit.control.polls import endpoint, live, send
 from ts4nsnet.control import events, hostinfo
-from ts4nsnet.control.fields import Endpoint
 from ts4nsnet.control.hostinfo import EndpointKind, NetInfo, OwnEndpoint
-
-EMPTY = {"KeepAlive": True}
-
-
-def endpoint(text: str) -> Endpoint:
-    address, _, port = text.rpartition(":")
-    return ip_address(address.strip("[]")), int(port)
-
-
-def send(world: World, message: Json) -> None:
-    world.server.poll.send(message)
-    world.run()
-
-
-def live(world: World, seconds: float, messages: float = 50.0) -> None:
-    """Let time pass on a poll that gets its keep-alives."""
-    while seconds > 0:
-        step = min(seconds, messages)
-        world.later(step)
-        send(world, EMPTY)
-        seconds -= step
-
 
 # --- pings ----------------------------------------------------------------------------------------------------
 

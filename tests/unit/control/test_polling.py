@@ -1,39 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The map poll and the updates beside it: what is asked and what comes, against a fake server."""
 
-from ipaddress import ip_address
-
 import pytest
 
 from tests.unit.control.fake_server import MAP, Json, World, peer
+from tests.unit.control.polls import EMPTY, endpoint, live, send
 from ts4nsnet.control import State, events, hostinfo
-from ts4nsnet.control.fields import Endpoint
 from ts4nsnet.control.hostinfo import EndpointKind, NetInfo, OwnEndpoint
-
-EMPTY = {"KeepAlive": True}
 
 
 def key(world: World) -> str:
     return world.node.public.to_text("nodekey:")
-
-
-def endpoint(text: str) -> Endpoint:
-    address, _, port = text.rpartition(":")
-    return ip_address(address.strip("[]")), int(port)
-
-
-def send(world: World, message: Json) -> None:
-    world.server.poll.send(message)
-    world.run()
-
-
-def live(world: World, seconds: float, messages: float = 50.0) -> None:
-    """Let time pass on a poll that gets its keep-alives."""
-    while seconds > 0:
-        step = min(seconds, messages)
-        world.later(step)
-        send(world, EMPTY)
-        seconds -= step
 
 
 # --- what is asked --------------------------------------------------------------------------------------------

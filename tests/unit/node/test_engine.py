@@ -26,9 +26,9 @@ from tests.unit.wireguard.pair import MTU, START, WALL_START
 from ts4nsnet.keys import PrivateKey
 from ts4nsnet.netns import Tun
 from ts4nsnet.node.engine import FRAME_BYTES, MAX_BATCH_BYTES, MAX_BATCH_FRAMES, PythonEngine, TunGone
-from ts4nsnet.packet import TCP, UDP, IPv4, carry
+from ts4nsnet.packet import TCP, UDP, Buffer, IPv4, carry
 from ts4nsnet.uring.counters import Drop
-from ts4nsnet.uring.reference import Buffer, Reference
+from ts4nsnet.uring.reference import Reference
 from ts4nsnet.uring.segment import Gso, segment
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.uring.udp import to_endpoint

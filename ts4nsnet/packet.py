@@ -8,6 +8,7 @@ gives is a value; `emit` makes the bytes again, lengths and checksums computed, 
     ip = parse_ip(data)                 IPv4 | IPv6; `ip.payload` is data[ip.header_len:total length]
     udp = UDP.parse(ip.payload)         only if `ip.protocol` says so and `ip.fragment_offset` is 0
     data = carry(ip, udp)               the whole packet again
+    data = clamp_mss(data, 1280)        what a TCP connection may begin with
 
 A payload is a slice of what was parsed: give a memoryview and nothing is copied. Bytes behind the packet's own length
 are padding and ignored. Checksums are not verified by `parse` (the kernel does it; `checksum_ok` where we must).
@@ -398,3 +399,62 @@ def carry(ip: IP, inner: UDP | TCP | ICMP) -> bytes:
     if isinstance(inner, ICMP):
         protocol = Protocol.ICMP if isinstance(ip, IPv4) else Protocol.ICMPV6
     return ip._replace(protocol=protocol, payload=inner.emit(ip.source, ip.destination)).emit()
+
+
+# --- the maximum segment size ---
+
+_MSS_OPTION = b"\2\4"  # kind, length
+_OPTION_END, _OPTION_NOTHING = 0, 1
+
+
+def clamp_mss(packet: bytes, mtu: int) -> bytes:
+    """The packet itself; or, of a SYN that offers longer segments than fit into `mtu`, a copy that offers fewer bytes.
+
+    Each end of a TCP connection takes that number from its own link, which may be wider than the path. The checksum
+    must be complete, and is so in the copy. A SYN that offers nothing is left alone: what the other end then takes,
+    536 bytes or 1220, fits anywhere. Source: RFC 9293 3.7.1, RFC 6691, RFC 1624.
+    """
+    start = _tcp_start(packet)
+    if not start or not packet[start + 13] & SYN:
+        return packet
+    at = _mss_at(packet, start)
+    limit = mtu - TCP_HEADER_BYTES - (IPV6_HEADER_BYTES if packet[0] >> 4 == 6 else IPV4_HEADER_BYTES)
+    if not at or (offered := packet[at] << 8 | packet[at + 1]) <= limit:
+        return packet
+    (field,) = _WORD.unpack_from(packet, start + 16)
+    # a number at an odd offset lies across two words of the sum
+    total = 0xFFFF - field + (limit - offered) * (256 if (at - start) & 1 else 1)
+    copy = bytearray(packet)
+    _WORD.pack_into(copy, at, limit)
+    _WORD.pack_into(copy, start + 16, 0xFFFF - (total % 0xFFFF or 0xFFFF))
+    return bytes(copy)
+
+
+def _tcp_start(packet: bytes) -> int:
+    """Where the TCP header begins; 0 if there is none, or one behind IPv6 extension headers."""
+    if len(packet) < IPV4_HEADER_BYTES + TCP_HEADER_BYTES:
+        return 0
+    if packet[0] >> 4 == 6:
+        protocol, start = packet[6], IPV6_HEADER_BYTES
+    elif packet[6] & 0x1F or packet[7]:
+        return 0  # a later fragment
+    else:
+        protocol, start = packet[9], (packet[0] & 0x0F) * 4
+    is_whole = IPV4_HEADER_BYTES <= start <= len(packet) - TCP_HEADER_BYTES
+    return start if protocol == Protocol.TCP and is_whole else 0
+
+
+def _mss_at(packet: bytes, start: int) -> int:
+    """Where the number in the TCP header's first such option is; 0 if there is none."""
+    at, end = start + TCP_HEADER_BYTES, min(start + (packet[start + 12] >> 4) * 4, len(packet))
+    while at < end and packet[at] != _OPTION_END:
+        if packet[at] == _OPTION_NOTHING:
+            at += 1
+            continue
+        size = packet[at + 1] if at + 1 < end else 0
+        if size < 2 or at + size > end:
+            return 0
+        if packet[at : at + 2] == _MSS_OPTION:
+            return at + 2
+        at += size
+    return 0

@@ -29,6 +29,7 @@ from ts4nsnet.packet import (
     carry,
     checksum,
     checksum_ok,
+    clamp_mss,
     fold,
     parse_ip,
     pseudo_sum,
@@ -376,3 +377,74 @@ def test_error_family() -> None:
     assert isinstance(error, PacketError)
     assert isinstance(error, Ts4nsnetError)
     assert str(error) == "udp: got 1, want 8"
+
+
+# --- the maximum segment size ---
+
+
+def offering(size: int) -> bytes:
+    """The option that says so."""
+    return b"\2\4" + size.to_bytes(2, "big")
+
+
+SYN4, SYN6 = IPv4(A4, B4, 0), IPv6(A6, B6, 0)
+BEFORE = [b"", b"\1\1", b"\1", b"\4\2", b"\x03\x03\x07", b"\x08\x0a" + bytes(8)]  # NOPs, SACK, window scale, timestamps
+
+
+@given(
+    st.sampled_from([SYN4, SYN4._replace(options=b"\1" * 8), SYN6]),
+    st.sampled_from(BEFORE),
+    st.integers(0, 65535),
+    st.integers(1280, 65535),
+    st.sampled_from([SYN, SYN | ACK]),
+    st.binary(max_size=3),
+)
+def test_a_syn_offers_no_more_than_fits(ip: IP, before: bytes, size: int, mtu: int, flags: int, data: bytes) -> None:
+    options = before + offering(size)
+    options += bytes(-len(options) % 4)
+    packet = carry(ip, TCP(1, 2, 3, flags=flags, options=options, payload=data))
+    fits = mtu - (40 if isinstance(ip, IPv4) else 60)
+    clamped = clamp_mss(packet, mtu)
+    if size <= fits:
+        assert clamped is packet
+    else:
+        expected = options.replace(offering(size), offering(fits), 1)
+        assert clamped == carry(ip, TCP(1, 2, 3, flags=flags, options=expected, payload=data))
+        assert slow_ok(parse_ip(clamped))
+
+
+@pytest.mark.parametrize(
+    ("name", "packet"),
+    [
+        ("nothing", b""),
+        ("a short packet", b"\x45" * 39),
+        ("no SYN", carry(SYN4, TCP(1, 2, 3, flags=ACK, options=offering(9000)))),
+        ("UDP that looks like one", carry(SYN4, UDP(1, 2, b"\0\0\0\0\x60\2" + bytes(6) + offering(9000)))),
+        ("UDP that looks like one, v6", carry(SYN6, UDP(1, 2, b"\0\0\0\0\x60\2" + bytes(6) + offering(9000)))),
+        ("a later fragment", carry(SYN4._replace(fragment_offset=80), TCP(1, 2, 3, flags=SYN, options=offering(9000)))),
+        (
+            "a very late one",
+            carry(SYN4._replace(fragment_offset=40960), TCP(1, 2, 3, flags=SYN, options=offering(9000))),
+        ),
+        ("a header that is cut", carry(SYN6, TCP(1, 2, 3, flags=SYN))[:-1]),
+        ("a short IPv4 header", b"\x44" + carry(SYN4, TCP(1, 2, 3, flags=SYN, options=offering(9000)))[1:]),
+        ("no options", carry(SYN4, TCP(1, 2, 3, flags=SYN))),
+        ("options that end before it", carry(SYN4, TCP(1, 2, 3, flags=SYN, options=bytes(4) + offering(9000)))),
+        ("an option of no length", carry(SYN4, TCP(1, 2, 3, flags=SYN, options=b"\3\0\1\1" + offering(9000)))),
+        ("an option of length 1", carry(SYN4, TCP(1, 2, 3, flags=SYN, options=b"\3\1\1\1" + offering(9000)))),
+        ("an option without a length", carry(SYN4, TCP(1, 2, 3, flags=SYN, options=b"\1\1\1\3"))),
+        ("an option beyond the header", carry(SYN4, TCP(1, 2, 3, flags=SYN, options=b"\1\1\2\4", payload=b"\xff\xff"))),
+        ("another length", carry(SYN4, TCP(1, 2, 3, flags=SYN, options=b"\2\6\xff\xff\0\0\0\0"))),
+    ],
+)
+def test_other_packets_stay_as_they_are(name: str, packet: bytes) -> None:
+    assert clamp_mss(packet, 1280) is packet, name
+
+
+@given(st.binary(max_size=120), st.sampled_from([b"\x45", b"\x60", b"\x4f", b""]))
+def test_any_bytes_can_be_clamped(data: bytes, first: bytes) -> None:
+    packet = first + data
+    assert len(clamp_mss(packet, 1280)) == len(packet)
+    header = bytearray(packet.ljust(60, b"\0"))
+    header[6 if first == b"\x60" else 9] = Protocol.TCP
+    assert len(clamp_mss(bytes(header), 1280)) == len(header)

@@ -75,7 +75,7 @@ async def run_race(*runners: Runner) -> tuple[int | list[str], float]:
     return runners.index(outcome.runner), time
 
 
-async def test_the_first_that_connects_wins(autojump_clock: object) -> None:  # noqa: ARG001 - pytest-trio wants it as argument
+async def test_the_first_that_connects_wins(autojump_clock: object) -> None:
     slow, quick, never = Runner(10.0, True), Runner(0.1, True), Runner(1.0, True)
     winner, time = await run_race(slow, quick, never)
     assert winner == 1
@@ -84,18 +84,18 @@ async def test_the_first_that_connects_wins(autojump_clock: object) -> None:  # 
     assert not quick.closed
 
 
-async def test_a_failure_starts_the_next_at_once(autojump_clock: object) -> None:  # noqa: ARG001 - pytest-trio wants it as argument
+async def test_a_failure_starts_the_next_at_once(autojump_clock: object) -> None:
     winner, time = await run_race(Runner(0.01, False), Runner(0.01, False), Runner(0.1, True))
     assert winner == 2
     assert time == pytest.approx(0.12)
 
 
-async def test_all_failures_are_told(autojump_clock: object) -> None:  # noqa: ARG001 - pytest-trio wants it as argument
+async def test_all_failures_are_told(autojump_clock: object) -> None:
     outcome, _ = await run_race(Runner(1.0, False), Runner(0.5, False))
     assert outcome == ["0.5", "1.0"]
 
 
-async def test_who_comes_second_in_the_same_moment_is_closed(autojump_clock: object) -> None:  # noqa: ARG001 - pytest-trio wants it as argument
+async def test_who_comes_second_in_the_same_moment_is_closed(autojump_clock: object) -> None:
     class Stubborn(Runner):
         async def attempt(self) -> trio.abc.Stream:
             stream: list[trio.abc.Stream] = []

@@ -23,13 +23,15 @@ from ts4nsnet.drive import BoottimeClock
 from ts4nsnet.netns import Target
 from ts4nsnet.node.config import Config, hash_credential
 from ts4nsnet.node.node import Node
+from ts4nsnet.node.surroundings import OwnSurroundings
+
+INTERFACE = "tap0"
 
 
 def to_config(members: Json) -> Config:
     """The configuration that a JSON object describes."""
-    key, netns, state_dir = (members.pop(name) for name in ("auth_key", "netns", "state_dir"))
+    key, state_dir = (members.pop(name) for name in ("auth_key", "state_dir"))
     return Config(
-        target=Target(netns),
         runtime_folder=Path(members.pop("runtime_folder")),
         credential=credential(auth_key=key) if key else None,
         credential_hash=hash_credential(key) if key else "",
@@ -44,7 +46,7 @@ def describe(node: Node) -> Json:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     found: Json = {"memory_bytes": pages * os.sysconf("SC_PAGE_SIZE"), "cpu_time": used.ru_utime + used.ru_stime}
     if (status := node.status()) is not None:
-        found |= asdict(status) | {"phase": status.phase.name, "is_ready": status.is_ready}
+        found |= asdict(status) | {"phase": status.phase.name}
         found |= {"addresses": list(status.addresses), "peers": sorted(status.peers)}
         found["home_region"] = str(status.home_region)
     return found
@@ -56,7 +58,8 @@ async def serve(fd: int) -> None:
     members = await channel.configuration()
     if members is None:
         return
-    node = Node(to_config(members), lambda line: print(line, flush=True))
+    surroundings = OwnSurroundings(Target(members.pop("netns")), INTERFACE)
+    node = Node(to_config(members), lambda line: print(line, flush=True), surroundings)
 
     async def do(request: Json) -> Json:
         return await wait_for(request["for"], lambda: describe(node)) if request["do"] == "wait" else describe(node)

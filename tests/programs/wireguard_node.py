@@ -20,11 +20,14 @@ from typing import Any
 
 import trio
 
+from tests.filters import open_filter
 from ts4nsnet.drive import BoottimeClock
+from ts4nsnet.endpoint import to_endpoint
 from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.netns import Link, NetnsChild, Route, Target, Tun
 from ts4nsnet.node.engine import PythonEngine
-from ts4nsnet.uring import Reference, open_socket, to_endpoint
+from ts4nsnet.sockets import open_socket
+from ts4nsnet.uring import Reference
 from ts4nsnet.wireguard import Device, PeerConfig, RekeyWanted, SessionMemory, SessionTable
 
 Json = dict[str, Any]
@@ -60,7 +63,9 @@ class Node:
         memory = SessionMemory(mmap.mmap(-1, SessionMemory.size(16)))
         self._device = Device(PrivateKey.from_base64(config["private_key"]), memory, os.urandom, time.time_ns)
         self._table = SessionTable(memory)
-        self._pipeline = Reference(self._table, self._device.routes, mtu=config["mtu"], vnet_hdr=tun.vnet_hdr)
+        self._pipeline = Reference(
+            self._table, self._device.routes, open_filter(), mtu=config["mtu"], vnet_hdr=tun.vnet_hdr
+        )
         self._numbers: dict[str, int] = {}
         self.engine = PythonEngine(self._device, self._pipeline, tun, sock)
 

@@ -293,9 +293,11 @@ class World:
 
     # --- nodes --------------------------------------------------------------------------------------------------------
 
-    def node(self, name: str, **settings: object) -> TailnetNode:
+    def node(self, name: str, *, udp: bool = False, **settings: object) -> TailnetNode:
         """A node on a host of its own, ready to be started; `settings` are those of tests/programs/tailnet_node.py."""
         host, box = self._host(name), self._topology.container(f"box-{name}")
+        if not udp:
+            self.forbid_udp(host)
         config: Json = {
             "control_url": f"https://{SERVER}:{CONTROL_PORT}",
             "hostname": name,
@@ -312,9 +314,9 @@ class World:
         box = box or node.box
         return self._node(node.host, box, node.config | {"netns": box.netns} | changes)
 
-    def join(self, *names: str) -> list[TailnetNode]:
+    def join(self, *names: str, udp: bool = False) -> list[TailnetNode]:
         """Nodes that are ready and know each other."""
-        nodes = [self.node(name) for name in names]
+        nodes = [self.node(name, udp=udp) for name in names]
         for node in nodes:
             node.start()
         for node, name in zip(nodes, names, strict=True):
@@ -336,12 +338,19 @@ class World:
         self._networks += 1
         network = f"198.51.{self._networks}"
         self._topology.link(host, f"{network}.2/24", self._internet, f"{network}.1/24")
+        return host
+
+    def forbid_udp(self, host: Host) -> None:
+        """Let no UDP out of a host."""
         host.nft(
             "add table inet no-udp",
             "add chain inet no-udp out { type filter hook output priority filter; }",
             'add rule inet no-udp out oifname != "lo" meta l4proto udp drop',
         )
-        return host
+
+    def allow_udp(self, host: Host) -> None:
+        """Let it out again."""
+        host.nft("delete table inet no-udp")
 
     def close(self) -> None:
         """Close the sockets; processes end with the topology."""

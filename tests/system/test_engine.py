@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.filters import open_filter
 from tests.interop.wireguard_peers import ALICE, BOB, Ours
 from tests.processes import Namespace
 from tests.topology import Container, Host, Topology
@@ -25,10 +26,10 @@ from tests.unit.packets import superpacket
 from ts4nsnet.netns import Link, NetnsChild, Route, Target
 from ts4nsnet.node.engine import PythonEngine, TunGone
 from ts4nsnet.packet import UDP, IPv4
+from ts4nsnet.sockets import open_socket
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.reference import Reference
 from ts4nsnet.uring.segment import Gso
-from ts4nsnet.uring.udp import open_socket
 from ts4nsnet.wireguard import AllowedIPs, Device, SessionMemory, SessionTable
 
 TIME_LIMIT = 15.0  # seconds; catches a hang
@@ -231,7 +232,7 @@ class Prepared(Reference):
     """A pipeline that writes the frames that it was given once anything has arrived."""
 
     def __init__(self, sessions: SessionTable, routes: AllowedIPs, frames: Sequence[bytes]) -> None:
-        super().__init__(sessions, routes, mtu=1420, vnet_hdr=True)
+        super().__init__(sessions, routes, open_filter(), mtu=1420, vnet_hdr=True)
         self.taken = trio.Event()  # others see it set after the engine has written the frames, as it does not wait
         self._frames_to_write = list(frames)
 

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +25,18 @@ from typing import Any, Self
 import pytest
 
 from tests.processes import Namespace
-from ts4nsnet.netns import Configured, Link, NetnsChild, NetnsError, Route, Target, Tun, configure, open_tun
+from ts4nsnet.netns import (
+    Configured,
+    Link,
+    NetnsChild,
+    NetnsError,
+    Route,
+    Target,
+    Tun,
+    configure,
+    open_socket,
+    open_tun,
+)
 
 LAST = 2**32 - 1  # the metric that every other route goes before
 FOUR, SIX = "100.64.0.7", "fd7a::7"
@@ -425,17 +437,23 @@ def test_what_others_added_stays(holder: Holder) -> None:
         assert set(holder.routes()) == {("default4", 0), ("fd99::/64", 1024), ("default4", LAST), ("default", LAST)}
 
 
-def test_a_route_that_another_has_is_an_error(holder: Holder) -> None:
+def test_a_route_that_another_has_is_left_out_and_named(holder: Holder) -> None:
+    """The container's own subnet, in the range of a peer's: the container's stays, all the rest is as asked."""
     holder.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other")
     holder.run("ip", "link", "set", "eth0", "up")
     holder.run("ip", "link", "set", "other", "up")
     holder.run("ip", "route", "add", "100.64.0.0/10", "dev", "eth0")
-    with tun_in(holder.target):
-        error = refused(lambda: configure(holder.target, LINK))
-        assert error.step == "adding route 100.64.0.0/10 through tap0"
-        assert error.reason == "File exists"
-        assert "another metric" in error.advice
+    holder.run("ip", "-6", "route", "add", "fd7a::/48", "dev", "eth0")
+    with tun_in(holder.target), NetnsChild(holder.target) as child:
+        done = child.configure(LINK)
+        assert done.skipped == ("100.64.0.0/10", "fd7a::/48")
         assert holder.routes()["100.64.0.0/10", 0]["dev"] == "eth0"
+        assert holder.routes()["fd7a::/48", 1024]["dev"] == "eth0"
+        assert {("default4", 1000), ("default", 1000), ("default4", LAST), ("default", LAST)} < set(holder.routes())
+        assert child.configure(LINK) == Configured(0, done.skipped)
+        holder.run("ip", "route", "del", "100.64.0.0/10", "dev", "eth0")
+        assert child.configure(LINK) == Configured(1, ("fd7a::/48",))
+        assert holder.routes()["100.64.0.0/10", 0]["dev"] == "tap0"
 
 
 def test_a_link_can_be_taken_down(holder: Holder) -> None:
@@ -550,7 +568,7 @@ def test_too_many_open_files(holder: Holder) -> None:
             error = refused(lambda: child.open_tun("tap0", queues=60))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert error.step == "receiving the TUN's file descriptors"
+    assert error.step == "receiving file descriptors"
     assert error.advice == "raise ulimit -n"
     assert "tap0" not in holder.links()
 
@@ -566,6 +584,26 @@ def test_no_room_for_a_child(holder: Holder) -> None:
             assert "Too many open files" in str(error) or "too many open files" in str(error)  # noqa: PT017
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(("family", "name"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_a_socket_of_the_targets_network(holder: Holder, family: int, name: str, kind: int) -> None:
+    holder.run("ip", "link", "set", "lo", "up")
+    with open_socket(holder.target, family, kind) as sock:
+        assert (sock.family, sock.type) == (family, kind)
+        assert not sock.getblocking()
+        assert not sock.get_inheritable()
+        sock.bind((name, 0))
+        if kind == socket.SOCK_STREAM:
+            sock.listen()
+        assert f":{sock.getsockname()[1]} " in holder.run("ss", "-Hanut")
+
+
+def test_a_socket_that_there_is_not(holder: Holder) -> None:
+    error = refused(lambda: open_socket(holder.target, socket.AF_INET, 77))
+    assert error.step == "making a socket of family 2, kind 77"
+    assert error.namespace == f"process {holder.pid}"
 
 
 # --- the child's life -------------------------------------------------------------------------------------------------
@@ -620,6 +658,23 @@ def test_a_child_that_does_not_answer(holder: Holder) -> None:
         assert refused(lambda: child.configure(LINK)).reason == "no answer in 1 s"
         assert child.pid is None
         assert ended(pid)
+
+
+def test_a_request_can_be_given_up_at_once(holder: Holder) -> None:
+    with NetnsChild(holder.target) as child, ThreadPoolExecutor(1) as other:
+        other.submit(child.open_tun, "tap0").result().close()
+        pid = child.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)  # whatever the kernel holds it for
+        waiting = other.submit(child.configure, LINK)
+        began = time.monotonic()
+        child.give_up()
+        error = waiting.exception(10)
+        assert time.monotonic() - began < 1
+        assert isinstance(error, NetnsError)
+        assert error.reason == "the request was given up"
+        assert ended(pid)
+        assert refused(lambda: child.open_tun("tap0")).reason == "the request was given up"
 
 
 def test_a_child_that_cannot_start(holder: Holder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

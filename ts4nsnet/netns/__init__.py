@@ -6,12 +6,13 @@ thread), and rootless code can never come back from there. So a short-lived chil
 (a fork of a process with threads is not safe) that enters before it imports anything but the standard library,
 makes the TUN, hands its file descriptors back, sets links, addresses and routes, and is gone:
 
-    open_tun, configure  ──JSON──►  python -I, netns.enter.main           inside the target's namespaces
+    open_tun, configure… ──JSON──►  python -I, netns.enter.main           inside the target's namespaces
          (client)        ◄─JSON─┐       enter: setns(user), setns(net)
                           + fds └────── tun: /dev/net/tun, queues, offloads
                                         link: lo, MTU, addresses, routes  (pyroute2; imported only here)
 
-* A TUN is made in the network namespace in which /dev/net/tun was *opened*, and its fd works from anywhere.
+* A TUN is made in the network namespace in which /dev/net/tun was *opened*, and its fd works from anywhere. So does a
+  socket's (`open_socket`).
 * The rule for entering that served all container tools: setns(net) at once; where that is refused (rootlesskit starts
   us without a capability), first the user namespace that owns the network namespace, then again. `Target.userns`
   fixes the user namespace instead.
@@ -29,7 +30,18 @@ Sources: namespaces(7), setns(2), ioctl_ns(2), rtnetlink(7), Documentation/netwo
 tools do was seen live: slirp4netns' `--netns-type`, `--userns-path`; rootlesskit's persistent TAP.
 """
 
-from ts4nsnet.netns.client import NetnsChild, configure, open_tun
+from ts4nsnet.netns.client import NetnsChild, configure, open_socket, open_tun
 from ts4nsnet.netns.model import Configured, Link, NetnsError, Route, Target, Tun
 
-__all__ = ["Configured", "Link", "NetnsChild", "NetnsError", "Route", "Target", "Tun", "configure", "open_tun"]
+__all__ = [
+    "Configured",
+    "Link",
+    "NetnsChild",
+    "NetnsError",
+    "Route",
+    "Target",
+    "Tun",
+    "configure",
+    "open_socket",
+    "open_tun",
+]

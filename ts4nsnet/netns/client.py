@@ -1,63 +1,26 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The parent's end: starts the netns child, asks it, and always gets rid of it.
 
-Plain blocking calls with a deadline; they may be made from any thread and start none. The child is started by
-`subprocess` (exec, no Python between fork and exec) with an empty environment, no standard input or output (a container
-tool reads ours) and a memory file for its last words. The child dies with the *thread* that started it, so a
-`NetnsChild` stays in one thread.
+Plain blocking calls with a deadline; they may be made from any thread and start none. The child dies with the *thread*
+that started it, so a `NetnsChild` stays in one thread; only `give_up` may be called by another.
 
 A child that has been idle may leave just when it is asked. It then ends with status 0 and without an answer, and the
 request, which it never saw, is given to a fresh one.
 """
 
-import os
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from ts4nsnet.netns import wire
 from ts4nsnet.netns.model import Configured, Link, NetnsError, Target, Tun, check_name, check_queues
+from ts4nsnet.netns.process import LEAVE_TIME, Child, start_child
 
 # ours: seconds; a namespace is configured in 0.2, some thousand routes take a second
 REQUEST_TIME = 10.0
-# ours: seconds that a child may take to leave after its socket is closed, before it is killed
-LEAVE_TIME = 1.0
-_LAST_WORDS = 600  # bytes of the child's stderr in an error
-# what -I leaves out is where our own modules may be, as with `pip install --user`
-_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from ts4nsnet.netns.enter import main; main()"
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """A started child and what belongs to it."""
-
-    process: subprocess.Popen[bytes]
-    sock: socket.socket
-    stderr: int
-
-    def end(self, wait_time: float) -> tuple[int | None, str]:
-        """End the child within `wait_time` seconds or kill it, reap it, close all; (its status, its last words)."""
-        self.sock.close()
-        try:
-            self.process.wait(wait_time)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            with suppress(subprocess.TimeoutExpired):  # the kernel holds it; subprocess reaps it later
-                self.process.wait(LEAVE_TIME)
-        except BaseException:  # an interrupt while waiting
-            self.process.kill()
-            self.process.wait()
-            raise
-        finally:
-            start = max(0, os.fstat(self.stderr).st_size - _LAST_WORDS)
-            words = os.pread(self.stderr, _LAST_WORDS, start).decode(errors="replace").strip()
-            os.close(self.stderr)
-        return self.process.returncode, words
 
 
 class NetnsChild:
@@ -71,11 +34,21 @@ class NetnsChild:
     next call); a later request starts another. All methods raise `NetnsError`.
     """
 
-    def __init__(self, target: Target, *, request_time: float = REQUEST_TIME) -> None:
-        """`request_time`: seconds for each request, the start of a child included."""
+    def __init__(
+        self, target: Target, *, request_time: float = REQUEST_TIME, start: Callable[[Target], Child] = start_child
+    ) -> None:
+        """The arguments.
+
+        Args:
+            target: what the child enters.
+            request_time: seconds for each request, the start of a child included.
+            start: gives a child for `target`; for processes that may not start one themselves.
+        """
         self._target = target
         self._request_time = request_time
-        self._running: _Running | None = None
+        self._start_child = start
+        self._running: Child | None = None
+        self._given_up = False
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +59,7 @@ class NetnsChild:
     @property
     def pid(self) -> int | None:
         """The child's process id, while there is one that was not reaped."""
-        return None if self._running is None else self._running.process.pid
+        return None if self._running is None else self._running.pid
 
     def open_tun(self, name: str, queues: int = 1) -> Tun:
         """Make the TUN `name` with `queues` queues; a TUN or TAP of that name is replaced, whoever has it open.
@@ -98,12 +71,7 @@ class NetnsChild:
         """
         check_name(name)
         check_queues(queues)
-        reply, fds = self._request({"do": "open_tun", "name": name, "queues": queues})
-        tun = Tun(name, tuple(fds), reply["vnet_hdr"], reply["offload"])
-        if len(fds) != queues:
-            tun.close()
-            raise self._error("receiving the TUN's file descriptors", f"{len(fds)} came, not {queues}")
-        return tun
+        return read_tun(*self._request(ask_for_tun(name, queues)))
 
     def configure(self, link: Link) -> Configured:
         """Bring `lo` up and make the link as asked: adds what is missing, removes what we had added before.
@@ -114,8 +82,30 @@ class NetnsChild:
         Raises:
             NetnsError: a step failed; what came before it stays. Asking again goes on from there.
         """
-        reply, _ = self._request({"do": "configure", "link": link.to_message()})
+        reply, _ = self._request(ask_to_configure(link))
         return Configured(reply["changes"], tuple(reply["skipped"]))
+
+    def open_socket(self, family: int, kind: int) -> socket.socket:
+        """A non-blocking socket of the target's network namespace, with which it stays wherever the socket is used.
+
+        Args:
+            family, kind: as of `socket.socket`.
+
+        Raises:
+            NetnsError: the kernel has none of that kind there.
+        """
+        _, fds = self._request({"do": "open_socket", "family": int(family), "kind": int(kind)})
+        sock = socket.socket(fileno=fds[0])
+        sock.setblocking(False)
+        return sock
+
+    def give_up(self) -> None:
+        """End the request under way, which raises `NetnsError` at once, and refuse all later ones; from any thread."""
+        self._given_up = True
+        running = self._running
+        if running is not None:
+            with suppress(OSError):  # closed just now
+                running.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the child and reap it, within `LEAVE_TIME`; nothing where there is none."""
@@ -125,10 +115,10 @@ class NetnsChild:
 
     def _request(self, message: wire.Message) -> tuple[wire.Message, list[int]]:
         give_up_at = time.monotonic() + self._request_time
-        message["target"] = {"netns": self._target.netns, "userns": self._target.userns}
-        received = None
+        received, tries = None, 0
         while received is None:
             had_one, running = self._running is not None, self._start()
+            tries += 1
             try:
                 received = self._exchange(running, message, give_up_at)
             except BaseException:
@@ -138,7 +128,9 @@ class NetnsChild:
             if received is None:
                 self._running = None
                 status, words = running.end(LEAVE_TIME)
-                if status != 0 or not had_one:
+                # one that was handed to us may have been idle for as long as our own
+                was_idle = tries == 1 and (had_one or status is None)
+                if status or words or not was_idle:
                     raise self._error("waiting for the netns child", f"it ended with status {status}: {words or '-'}")
         reply, fds = received
         if "error" in reply:
@@ -146,49 +138,29 @@ class NetnsChild:
         return reply, fds
 
     def _exchange(
-        self, running: _Running, message: wire.Message, give_up_at: float
+        self, running: Child, message: wire.Message, give_up_at: float
     ) -> tuple[wire.Message, list[int]] | None:
         """One request and its answer; None when the child has gone."""
+        received = None
         try:
-            wire.send(running.sock, message, (), give_up_at)
-            return wire.receive(running.sock, give_up_at)
+            if not self._given_up:
+                wire.send(running.sock, message, (), give_up_at)
+                received = wire.receive(running.sock, give_up_at)
         except TimeoutError:
             raise self._error("waiting for the netns child", f"no answer in {self._request_time} s") from None
         except wire.FdsLost:
             reason = "this process has too many open files"
-            raise self._error("receiving the TUN's file descriptors", reason, "raise ulimit -n") from None
+            raise self._error("receiving file descriptors", reason, "raise ulimit -n") from None
         except (BrokenPipeError, ConnectionResetError):
-            return None
+            pass
+        if received is None and self._given_up:
+            raise self._error("waiting for the netns child", "the request was given up", "ask another one")
+        return received
 
-    def _start(self) -> _Running:
+    def _start(self) -> Child:
         """The running child; a new one where there is none."""
-        if self._running is not None:
-            return self._running
-        step = "starting the netns child"
-        if not sys.executable:
-            raise self._error(step, "Python does not know its own path (sys.executable)", "run it by its full path")
-        ours = theirs = None
-        stderr = -1
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            stderr = os.memfd_create("netns-child-stderr")
-            process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-                [sys.executable, "-I", "-c", _CHILD, str(theirs.fileno()), *filter(None, sys.path)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
-                env={"LC_ALL": "C.UTF-8"}, pass_fds=[theirs.fileno()],
-            )  # fmt: skip
-        except BaseException as error:
-            if ours is not None:
-                ours.close()
-            if stderr >= 0:
-                os.close(stderr)
-            if isinstance(error, OSError):
-                raise self._error(step, str(error), "see ulimit -n, ulimit -u and memory") from None
-            raise
-        finally:
-            if theirs is not None:
-                theirs.close()
-        self._running = _Running(process, ours, stderr)
+        if self._running is None:
+            self._running = self._start_child(self._target)
         return self._running
 
     def _error(self, step: str, reason: str, advice: str = "please report this with the words above") -> NetnsError:
@@ -205,3 +177,26 @@ def configure(target: Target, link: Link, *, request_time: float = REQUEST_TIME)
     """`NetnsChild.configure` by a child for this request alone."""
     with NetnsChild(target, request_time=request_time) as child:
         return child.configure(link)
+
+
+def open_socket(target: Target, family: int, kind: int, *, request_time: float = REQUEST_TIME) -> socket.socket:
+    """`NetnsChild.open_socket` by a child for this request alone."""
+    with NetnsChild(target, request_time=request_time) as child:
+        return child.open_socket(family, kind)
+
+
+def ask_for_tun(name: str, queues: int = 1) -> wire.Message:
+    """The request of `NetnsChild.open_tun`, which `read_tun` reads the answer to; `NetnsError` for values of no use."""
+    check_name(name)
+    check_queues(queues)
+    return {"do": "open_tun", "name": name, "queues": queues}
+
+
+def ask_to_configure(link: Link) -> wire.Message:
+    """The request of `NetnsChild.configure`."""
+    return {"do": "configure", "link": link.to_message()}
+
+
+def read_tun(reply: wire.Message, fds: list[int]) -> Tun:
+    """The TUN that a child's answer, which is no error, brings."""
+    return Tun(reply["name"], tuple(fds), reply["vnet_hdr"], reply["offload"])

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The netns child: enter the target's namespaces, then do what the parent asks.
 
-It is a fresh, isolated interpreter with the parent's module path; its first argument is one end of a socket pair. Each
-request is answered once (see wire.py). The first one makes the child enter. All that happens before is the standard
-library's import: setns(user) is refused to a process with a second thread, and whatever third-party code does at its
-import shall do it inside.
+It is a fresh, isolated interpreter with the parent's module path; its arguments are one end of a socket pair and the
+target. Each request is answered once (see wire.py). The first one makes the child enter. All that happens before is the
+standard library's import: setns(user) is refused to a process with a second thread, and whatever third-party code does
+at its import shall do it inside.
 
 The child leaves at the end of file, after `IDLE_TIME` without a request, after a failure to enter (it may be half
 inside) and, by the kernel's hand, with its parent. Joining a user namespace takes that last promise away from a process
@@ -16,6 +16,7 @@ Sources: setns(2), ioctl_ns(2), PR_SET_PDEATHSIG(2const); /proc/PID/ns is ruled 
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -153,8 +154,18 @@ def answer(request: wire.Message, namespace: str) -> tuple[wire.Message, list[in
     if request["do"] == "configure":
         done = _link(namespace).configure(Link.from_message(request["link"]), namespace)
         return {"changes": done.changes, "skipped": list(done.skipped)}, []
+    if request["do"] == "open_socket":
+        return {}, [_open_socket(request["family"], request["kind"], namespace)]
     fds, vnet_hdr, offload = tun.make(request["name"], request["queues"], namespace, _remove)
-    return {"vnet_hdr": vnet_hdr, "offload": offload}, fds
+    return {"name": request["name"], "vnet_hdr": vnet_hdr, "offload": offload}, fds
+
+
+def _open_socket(family: int, kind: int, namespace: str) -> int:
+    try:
+        return socket.socket(family, kind).detach()
+    except OSError as error:
+        step = f"making a socket of family {family}, kind {kind}"
+        raise NetnsError(step, namespace, error.strerror or "", "ask for one that the kernel has there") from None
 
 
 def _remove(name: str, namespace: str) -> None:
@@ -172,7 +183,7 @@ def _link(namespace: str) -> ModuleType:
     return link
 
 
-def serve(sock: socket.socket) -> None:
+def serve(sock: socket.socket, target: Target) -> None:
     """Answer requests until there are no more."""
     entered = False
     while True:
@@ -183,7 +194,6 @@ def serve(sock: socket.socket) -> None:
         if received is None:
             return
         request, fds = received[0], list[int]()
-        target = Target(**request["target"])
         try:
             if not entered:
                 enter(target)
@@ -204,6 +214,7 @@ def main() -> None:
     """Be the child."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the parent decides, and the socket tells
+    number, target = int(sys.argv[1]), Target(*json.loads(sys.argv[2]))
     gone = suppress(BrokenPipeError, ConnectionResetError)  # the parent has given up
-    with socket.socket(fileno=int(sys.argv[1])) as sock, gone:
-        serve(sock)
+    with socket.socket(fileno=number) as sock, gone:
+        serve(sock, target)

@@ -11,12 +11,14 @@ protocol 84 through the link. Unreachable routes have no device, so nobody's req
 
 IPv6 may be off in a container. The kernel then answers EACCES, EINVAL or ENODEV, by the way it is off; we look first.
 An unreachable route needs no device and is set all the same, for IPv6 may be switched on later.
+
+A route that another has made with the same destination and metric (the container's own subnet, say) is left to it.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import ENODEV, EPERM
+from errno import EEXIST, ENODEV, EPERM
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6
 from typing import Any
@@ -96,6 +98,7 @@ class _Configurer:
         self.netlink, self.link, self.namespace = netlink, link, namespace
         self.index = 0
         self.changes = 0
+        self.others: dict[str, None] = {}  # destinations that another has a route for
 
     def run(self) -> Configured:
         self._lo_up()
@@ -115,6 +118,7 @@ class _Configurer:
             self._set_routes(routes, ipv6)
         skipped = [f"{a}/128" for a in self.link.addresses if a not in addresses]
         skipped += [str(r.destination) for r in self.link.routes if r not in routes]
+        skipped += self.others
         return Configured(self.changes, tuple(skipped))
 
     def _lo_up(self) -> None:
@@ -177,15 +181,23 @@ class _Configurer:
             mtu = None if route.mtu is None else min(route.mtu, _MAX_ROUTE_MTU)
             wanted: _Way = route.unreachable, mtu, None if route.source is None else str(route.source)
             if present.get(route.key) != wanted:
-                advice = "another route has this destination and metric: give ours another metric"
-                with self._changing(f"adding route {route.destination} through {self.link.name}", advice):
-                    # without our own to replace, one that is there is another's: EEXIST
-                    self.netlink.route("replace" if route.key in present else "add", **self._route(route.key, wanted))
+                self._set_route(route, wanted, replace=route.key in present)
         asked = {route.key for route in routes}
         for key, way in present.items():
             if key not in asked and not way[0]:
                 with self._changing(f"removing route {key[0]} from {self.link.name}"):
                     self.netlink.route("del", **self._route(key, way))
+
+    def _set_route(self, route: Route, wanted: _Way, *, replace: bool) -> None:
+        with _step(f"adding route {route.destination} through {self.link.name}", self.namespace):
+            try:
+                self.netlink.route("replace" if replace else "add", **self._route(route.key, wanted))
+            except NetlinkError as error:
+                if error.code != EEXIST or replace:
+                    raise
+                self.others[str(route.destination)] = None
+            else:
+                self.changes += 1
 
     def _routes(self, family: int) -> dict[tuple[str, int], _Way]:
         """Our routes through the link, and anyone's unreachable ones, by destination and metric."""
@@ -219,8 +231,8 @@ class _Configurer:
         return values
 
     @contextmanager
-    def _changing(self, step: str, advice: str = "see the kernel's log (dmesg)") -> Iterator[None]:
-        with _step(step, self.namespace, advice):
+    def _changing(self, step: str) -> Iterator[None]:
+        with _step(step, self.namespace):
             yield
             self.changes += 1
 

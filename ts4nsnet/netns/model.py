@@ -214,7 +214,8 @@ class Configured:
     Attributes:
         changes: how many settings were changed, added or removed; 0 when all was as asked.
         skipped: the IPv6 addresses and prefixes that were left out, because IPv6 is off in the namespace, on the
-            device (`net.ipv6.conf.*.disable_ipv6`), or by an MTU below 1280.
+            device (`net.ipv6.conf.*.disable_ipv6`), or by an MTU below 1280; and the prefixes that another has a route
+            for, with the same metric: that one stays.
     """
 
     changes: int

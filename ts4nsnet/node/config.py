@@ -6,11 +6,17 @@ Who reads command lines and environments builds it; nothing here reads either.
 
 import hashlib
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Self
 
-from ts4nsnet.control import Credential
-from ts4nsnet.netns import Target
+from ts4nsnet.control import Credential, credential
 from ts4nsnet.node.identity import Binding
+from ts4nsnet.node.settings import Secrets, Settings
+
+# slirp4netns': what the container is believed to have, and where its names are answered (cidr+100, cidr+3)
+DEFAULT_CIDR = IPv4Network("10.0.2.0/24")
+_OWN_HOST, _DNS_HOST = 100, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,6 @@ class Config:
     Attributes:
         control_url: the coordination server's, http or https.
         hostname: the name that is asked for in the tailnet; the server may add a number.
-        target: the container's namespaces.
         runtime_folder: where the identity journal lies; see `statefile.runtime_folder`.
         credential: what lets the node in; None where an identity is there already, or somebody will visit a URL.
         credential_hash: 64 hex digits that are the same for the same credential; "" for none.
@@ -29,12 +34,15 @@ class Config:
         ephemeral: whether the node is to be gone when it is offline.
         state_dir: of a node that outlives its process; None: an ephemeral one's identity is in the journal.
         container: what tells this container from others that are configured alike.
-        port: of UDP; 0 for any.
+        exit_node: name, address or stable id of the peer that takes what is not the tailnet's; "" for none.
+        max_mtu: bytes, that no route's MTU exceeds; None: as the paths allow.
+        cidr: the network that container tools believe the container to be in.
+        names: whether the node answers DNS.
+        start_now: it is ready with what it remembers, before a server is reached.
     """
 
     control_url: str
     hostname: str
-    target: Target
     runtime_folder: Path
     credential: Credential | None = None
     credential_hash: str = ""
@@ -43,12 +51,50 @@ class Config:
     ephemeral: bool = True
     state_dir: Path | None = None
     container: str = ""
-    port: int = 0
+    exit_node: str = ""
+    max_mtu: int | None = None
+    cidr: IPv4Network = DEFAULT_CIDR
+    names: bool = True
+    start_now: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings, secrets: Secrets) -> Self:
+        """What a command line and an environment said; raises `CredentialError`."""
+        given = {name: getattr(secrets, name) for name in Secrets.CREDENTIALS}
+        return cls(
+            control_url=settings.control_url,
+            hostname=settings.hostname,
+            runtime_folder=Path(settings.runtime_folder),
+            credential=credential(
+                **given, tags=settings.tags, control_url=settings.control_url, environ=dict(secrets.environ)
+            ),
+            credential_hash=settings.credential_hash,
+            interface=settings.interface,
+            tags=settings.tags,
+            ephemeral=settings.ephemeral,
+            state_dir=Path(settings.state_dir) if settings.state_dir else None,
+            container=settings.container,
+            exit_node=settings.exit_node,
+            max_mtu=settings.mtu,
+            cidr=IPv4Network(settings.cidr),
+            names=not settings.disable_dns,
+            start_now=settings.start_now,
+        )
 
     @property
     def binding(self) -> Binding:
         """What an identity of this node is bound to."""
         return Binding(self.control_url, self.credential_hash, self.hostname, self.tags, self.container)
+
+    @property
+    def own_address(self) -> IPv4Address:
+        """What container tools believe the container's address to be."""
+        return self.cidr[_OWN_HOST]
+
+    @property
+    def dns_address(self) -> IPv4Address:
+        """What container tools write into the container's resolv.conf."""
+        return self.cidr[_DNS_HOST]
 
 
 def hash_credential(text: str) -> str:

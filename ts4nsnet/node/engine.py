@@ -5,13 +5,13 @@
     TUN ◄─ pipeline.from_udp ◄─ UDP          each does one batch, then `_settle`s what it caused
                  │      ▲
            events▼      │commands
-               device (handshakes, timers)
+               device (handshakes, timers)     tailnet (relays, disco, names)
 
 A batch is read until there is no more, or enough for the other direction to wait for. A UDP socket that is full stops
 the reading of the TUN, so that the kernel's queues fill up and drop there, and none of ours grows; what arrives is
-taken all the same. What the device then wants sealed (packets that waited for a handshake, keep-alives) is sent by the
-timer's task. Handshake messages that find the socket full are dropped, like on any full network: their timers repeat
-them.
+taken all the same. What that causes to be sealed (packets that waited for a handshake, keep-alives, answers of the
+filter) is sent by the timer's task. Handshake messages that find the socket full are dropped, like on any full network:
+their timers repeat them.
 
 It needs no compiled code and is the slowest of the engines; what it does is what the others must do.
 """
@@ -19,23 +19,44 @@ It needs no compiled code and is the slowest of the engines; what it does is wha
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import trio
 
 from ts4nsnet.errors import Ts4nsnetError
 from ts4nsnet.netns import Tun
-from ts4nsnet.uring import Drop, Reference, Slow, Train, UdpPort, Unsealed, VnetHeader, segment
-from ts4nsnet.wireguard import Device
+from ts4nsnet.uring import Drop, Local, Message, Reference, Slow, Train, UdpPort, Unsealed, VnetHeader, segment
+from ts4nsnet.uring.reference import Refused
+from ts4nsnet.wireguard import Device, Seal
 
 FRAME_BYTES = 10 + 65536  # a vnet header and the longest packet; a shorter buffer would cut it without a word
 # ours: of one batch, so that the other direction gets its turn after some milliseconds
 MAX_BATCH_FRAMES = 64
 MAX_BATCH_BYTES = 64 << 10
 
-Relay = Callable[[Train], bool]
+
+class Tailnet(Protocol):
+    """What a tailnet has beside WireGuard. The calls return at once; they may speak to the engine before that."""
+
+    def take_train(self, train: Train, now: float) -> bool:
+        """A train is about to leave; True: it has left by another way than UDP."""
+
+    def take_wanted(self, peer: int, now: float) -> None:
+        """Packets for a peer wait for a handshake."""
+
+    def take_datagram(self, datagram: bytes, source: bytes, now: float) -> bool:
+        """A datagram came that is no transport data; True: it is no handshake either, and has been taken."""
+
+    def take_local(self, packet: bytes) -> bool:
+        """The container sent a packet that the node answers itself; False: it does not, and the packet goes on."""
+
+    def take_refused(self, destination: bytes) -> None:
+        """The container was told that there is no way to this address."""
+
+    def take_message(self, peer: int, packet: bytes) -> None:
+        """A peer sent a packet of the tailnet's own protocol (TSMP)."""
 
 
 class TunGone(Ts4nsnetError):
@@ -49,12 +70,12 @@ class PythonEngine:
         device: the node's WireGuard device.
         pipeline: over the same session memory and routes.
         tun: its first queue is used.
-        sock: non-blocking, of `uring.udp.open_socket`.
-        relay: takes a train whose endpoint is no UDP address and returns True; False for one that is.
+        sock: non-blocking, of `sockets.open_socket`.
+        tailnet: None for WireGuard alone.
     """
 
     def __init__(
-        self, device: Device, pipeline: Reference, tun: Tun, sock: socket.socket, relay: Relay | None = None
+        self, device: Device, pipeline: Reference, tun: Tun, sock: socket.socket, tailnet: Tailnet | None = None
     ) -> None:
         self._device = device
         self._pipeline = pipeline
@@ -62,7 +83,7 @@ class PythonEngine:
         self._vnet_hdr = tun.vnet_hdr
         self._sock = sock
         self._udp = UdpPort(sock, pipeline.counters)
-        self._relay = relay
+        self._tailnet = tailnet
         self._frame = bytearray(FRAME_BYTES)
         self._sending = trio.Lock()
         self._wake = trio.Event()
@@ -77,7 +98,23 @@ class PythonEngine:
         now = trio.current_time()
         self._pipeline.from_udp(trains, now)
         self._settle(now)
+
+    def write(self, packets: Sequence[bytes]) -> None:
+        """Give packets to the container."""
+        self._pipeline.write(packets)
         self._write_frames()
+
+    def seal(self, peer: int, packet: bytes) -> None:
+        """Send a peer a packet of the node's own; the filter is not asked."""
+        now = trio.current_time()
+        self._pipeline.apply(Seal(peer, (packet,)), now)
+        self._settle(now)
+
+    def send(self, datagram: bytes, endpoint: bytes) -> None:
+        """Send a datagram that is no transport data; one that finds no room is dropped, like on any full network."""
+        train = Train((datagram,), len(datagram), 1, endpoint)
+        if self._udp.send(train) is not None:
+            self._pipeline.counters.dropped[Drop.SEND_FAILED] += 1
 
     async def run(self) -> NoReturn:
         """Carry packets until cancelled; raises TunGone, in an exception group as all that trio's nurseries raise."""
@@ -104,7 +141,6 @@ class PythonEngine:
             now = trio.current_time()
             self._pipeline.from_udp(self._udp.receive(), now)
             self._settle(now)
-            self._write_frames()
 
     async def _keep_time(self) -> None:
         while True:
@@ -120,7 +156,7 @@ class PythonEngine:
     # --- between pipeline and device --------------------------------------------------------------------------
 
     def _settle(self, now: float) -> None:
-        """Hand events and commands to and fro until there are none."""
+        """Hand events and commands to and fro until there are none, and give the container what is for it."""
         timer = self._device.next_timer()
         commanded = False
         busy = True
@@ -130,18 +166,35 @@ class PythonEngine:
                 busy = True
                 match event:
                     case Slow():
-                        self._device.receive(event.datagram, event.source, now)
+                        self._take_slow(event, now)
                     case Unsealed():
+                        if self._tailnet is not None:
+                            self._tailnet.take_wanted(event.peer, now)
                         self._device.send(event.peer, event.packets, now)
+                    case Local():
+                        if self._tailnet is None or not self._tailnet.take_local(event.packet):
+                            self._pipeline.forward(event.packet, now)
+                    case Refused():
+                        if self._tailnet is not None:
+                            self._tailnet.take_refused(event.destination)
+                    case Message():
+                        if self._tailnet is not None:
+                            self._tailnet.take_message(event.peer, event.packet)
                     case _:
                         self._device.notice(event, now)
             while (command := self._device.next_event()) is not None:
                 busy = commanded = True
                 self._pipeline.apply(command, now)
         for datagram, endpoint in self._device.datagrams_to_send():
-            self._send_handshake(Train((datagram,), len(datagram), 1, endpoint))
-        if commanded or self._device.next_timer() != timer:
+            if self._send(Train((datagram,), len(datagram), 1, endpoint), now) is not None:
+                self._pipeline.counters.dropped[Drop.SEND_FAILED] += 1
+        self._write_frames()
+        if commanded or self._pipeline.has_trains or self._device.next_timer() != timer:
             self._wake.set()
+
+    def _take_slow(self, slow: Slow, now: float) -> None:
+        if self._tailnet is None or not self._tailnet.take_datagram(slow.datagram, slow.source, now):
+            self._device.receive(slow.datagram, slow.source, now)
 
     # --- system calls -----------------------------------------------------------------------------------------
 
@@ -176,21 +229,17 @@ class PythonEngine:
             else:
                 self._pipeline.counters.dropped[Drop.WRITE_FAILED] += 1
 
-    def _send(self, train: Train) -> Train | None:
+    def _send(self, train: Train, now: float) -> Train | None:
         """Send a train its way; what is left of it when the socket is full."""
-        if self._relay is not None and self._relay(train):
+        if self._tailnet is not None and self._tailnet.take_train(train, now):
             return None
         return self._udp.send(train)
-
-    def _send_handshake(self, train: Train) -> None:
-        if self._send(train) is not None:
-            self._pipeline.counters.dropped[Drop.SEND_FAILED] += 1
 
     async def _transmit(self) -> None:
         """Send what the pipeline has, waiting for room where there is none."""
         async with self._sending:
             for train in self._pipeline.trains_to_send():
-                left = self._send(train)
+                left = self._send(train, trio.current_time())
                 while left is not None:
                     await trio.lowlevel.wait_writable(self._sock)
                     left = self._udp.send(left)

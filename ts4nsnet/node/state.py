@@ -52,16 +52,18 @@ every step but `claim` is a short, blocking call.
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
+from ts4nsnet.node import remember
 from ts4nsnet.node.identity import Binding, Identity, decode, encode
 from ts4nsnet.node.statefile import Folder, Lock, StateError, Unreadable
 
 # ours, seconds: the owner waits this long between leaving() and may_logout(), for the start that follows a restart's
-# end after 75-90 ms, and needs some 100 ms for itself
+# end after 75-90 ms, and needs some 100 ms to announce itself
 HANDOVER_TIME = 0.3
 
 
@@ -102,6 +104,10 @@ class Claim(ABC):
     def leaving(self) -> None:  # noqa: B027  # not everybody can take over
         """Say that the end has begun: who starts from now on may take over."""
 
+    def is_wanted(self) -> bool:
+        """Whether a start for the same container is on its way and has not looked here yet (remember.py)."""
+        return False
+
     @abstractmethod
     def may_logout(self) -> bool:
         """Decide about the logout, `HANDOVER_TIME` after `leaving`; False: leave the node to whoever takes over.
@@ -137,8 +143,11 @@ async def claim(path: Path, binding: Binding, *, limits: Limits = Limits()) -> C
     """
     starter = Starter(Folder.open(path), binding, trio.current_time(), limits)
     try:
-        while (found := starter.step(trio.current_time())) is None:  # noqa: ASYNC110  # no event tells of a lock
+        found = starter.step(trio.current_time())
+        remember.arrive(path, binding.container)  # who is leaving is claimed by now
+        while found is None:
             await trio.sleep(limits.poll_time)
+            found = starter.step(trio.current_time())
     except BaseException:
         starter.close()
         raise
@@ -302,6 +311,12 @@ class JournalClaim(Claim):
     def leaving(self) -> None:
         """See `Claim`."""
         self._owner.mark(True)
+
+    def is_wanted(self) -> bool:
+        """See `Claim`."""
+        with suppress(StateError):  # the folder is gone, so nobody can take over
+            return remember.is_announced(self._folder.path, self._binding.container)
+        return False
 
     def may_logout(self) -> bool:
         """See `Claim`; after a True nobody can take over any more."""

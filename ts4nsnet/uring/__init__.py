@@ -4,6 +4,7 @@
     reference   the pipeline in plain code, and the oracle of compiled ones    trains     datagrams of one call
     segment     superpackets of the TUN become packets                         udp        the socket under the tunnel
     coalesce    packets become superpackets for the TUN                        counters   what passed, what was dropped
+    local       what of the container's is for the node itself
 
 The pipeline is pure: frames and trains in, frames and trains out; it owns the session table. Whoever runs it has the
 file descriptors: `node.engine` for the `python` engine.
@@ -12,21 +13,23 @@ Source: architecture of Linux's tun and UDP offloads; see the modules.
 """
 
 from ts4nsnet.uring.counters import Counters, Drop
-from ts4nsnet.uring.reference import Reference, Slow, Unsealed
+from ts4nsnet.uring.local import LocalTraffic
+from ts4nsnet.uring.reference import Local, Message, Reference, Slow, Unsealed
 from ts4nsnet.uring.segment import VnetHeader, segment
 from ts4nsnet.uring.trains import Train
-from ts4nsnet.uring.udp import UdpPort, open_socket, to_endpoint
+from ts4nsnet.uring.udp import UdpPort
 
 __all__ = [
     "Counters",
     "Drop",
+    "Local",
+    "LocalTraffic",
+    "Message",
     "Reference",
     "Slow",
     "Train",
     "UdpPort",
     "Unsealed",
     "VnetHeader",
-    "open_socket",
     "segment",
-    "to_endpoint",
 ]

@@ -11,7 +11,10 @@ class Drop(StrEnum):
     """Why the engine dropped a packet. What WireGuard refuses is counted by `wireguard.SessionTable` and `Device`."""
 
     FRAME_MALFORMED = "frame malformed"  # the TUN gave something that is no packet, or one that cannot be cut
-    NO_ROUTE = "no route"  # the destination belongs to no peer
+    NO_ROUTE = "no route"  # the destination belongs to no peer; the container is told
+    TOO_BIG = "too big"  # for the path, and not to be fragmented; the container is told
+    FILTERED_OUT = "filtered out"  # what must not leave: multicast, link-local addresses, fragments that hide something
+    FILTERED_IN = "filtered in"  # what the tailnet's packet filter does not allow
     NO_ENDPOINT = "no endpoint"  # we do not know where the peer is
     INNER_MALFORMED = "inner malformed"  # what a peer sealed is no IP packet
     SOURCE_NOT_ALLOWED = "source not allowed"  # the packet's source does not belong to the peer that sealed it

@@ -98,6 +98,7 @@ class Device:
         wall: nanoseconds since 1970 UTC; only initiations' timestamps are made of it.
         early_retries: seconds after the first, second, … call to a peer that has never answered our key, in place of
             the protocol's 5.
+        roaming: whether peers' handshakes move them; False: `set_peer` and `set_endpoint` alone do.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Device:
         wall: Callable[[], int],
         *,
         early_retries: Sequence[float] = (),
+        roaming: bool = True,
     ) -> None:
         self.routes = AllowedIPs()
         self._key = private_key
@@ -115,6 +117,7 @@ class Device:
         self._random = random
         self._wall = wall
         self._early_retries = early_retries
+        self._roaming = roaming
         self._checker = CookieChecker(private_key.public, random)
         self._load = LoadMeter()
         self._limiter = RateLimiter()
@@ -148,23 +151,28 @@ class Device:
         peer.preshared_key = config.preshared_key
         peer.timers.persistent_keepalive = config.persistent_keepalive
         self.routes.set(peer.number, config.allowed_ips)
-        if config.endpoint is not None and config.endpoint != peer.endpoint:
-            self._move(peer, config.endpoint)
-            if peer.staged:
-                self._initiate(peer, now)
+        self.set_endpoint(config.public_key, config.endpoint or peer.endpoint, now)
         self._schedule(peer, now)
         return peer.number
+
+    def set_endpoint(self, public_key: PublicKey, endpoint: Endpoint, now: float) -> None:
+        """Send to this peer there from now on; what waits for a handshake asks for one. Nothing for an unknown peer."""
+        peer = self._by_key.get(public_key)
+        if peer is not None and endpoint != peer.endpoint:
+            peer.endpoint = endpoint
+            self._events.append(Roamed(peer.number, endpoint))
+            if peer.staged:
+                self._initiate(peer, now)
+                self._schedule(peer, now)
 
     def remove_peer(self, public_key: PublicKey) -> None:
         """Forget a peer, its keys and its packets; nothing happens when there is none."""
         peer = self._by_key.pop(public_key, None)
-        if peer is None:
-            self._forget(self._roster.take_left_over(public_key))
-            return
-        self._drop_staged(peer)
-        self.routes.set(peer.number, ())
-        del self._peers[peer.number]
-        self._forget([peer.number])
+        if peer is not None:
+            self._drop_staged(peer)
+            self.routes.set(peer.number, ())
+            del self._peers[peer.number]
+        self._forget([peer.number] if peer is not None else self._roster.take_left_over(public_key))
 
     def forget_others(self) -> None:
         """All peers are configured: forget those that an earlier device over this memory had and this one has not."""
@@ -235,7 +243,7 @@ class Device:
             return
         match fact:
             case Confirmed():
-                self._finish_handshake(peer)
+                peer.timers.handshake_finished()
                 self._seal_staged(peer)
             case Roamed():
                 peer.endpoint = fact.endpoint
@@ -377,6 +385,8 @@ class Device:
                 return Drop.INITIATION_REPLAYED
             if now - peer.initiation_received_at < INITIATION_SPACING_TIME:
                 return Drop.INITIATION_FLOOD
+            if peer.endpoint == NOWHERE and not self._roaming:
+                return Drop.NO_ENDPOINT
             index = self._indices.issue(peer.number, now)
             response, keys = received.respond(PrivateKey(self._random(32)), peer.preshared_key, index)
         except (DecryptionFailed, InvalidKey):
@@ -385,7 +395,7 @@ class Device:
         peer.initiation_received_at = now
         peer.state = Idle()
         peer.timers.handshake_received(now)
-        self._move(peer, source)
+        self._roam(peer, source)
         self._transmit(peer, MessageType.RESPONSE, response.emit(), now)
         self._made(peer, Keypair(peer.number, index, initiation.sender_index, keys, initiator=False, created_at=now))
         self._schedule(peer, now)
@@ -407,9 +417,9 @@ class Device:
             return
         peer.state = Idle()
         peer.timers.handshake_received(now)
-        self._move(peer, source)
+        self._roam(peer, source)
         self._made(peer, Keypair(peer.number, state.index, response.sender_index, keys, initiator=True, created_at=now))
-        self._finish_handshake(peer)
+        peer.timers.handshake_finished()
         # the peer may not use its new keypair before it has heard from us with it
         peer.staged.extend(() if peer.staged else (b"",))
         self._seal_staged(peer)
@@ -451,9 +461,6 @@ class Device:
         self._keypairs_made += 1
         self._events.append(keypair)
 
-    def _finish_handshake(self, peer: Peer) -> None:
-        peer.timers.handshake_finished()
-
     def _seal_staged(self, peer: Peer) -> None:
         if peer.staged:
             self._events.append(Seal(peer.number, tuple(peer.staged)))
@@ -468,10 +475,10 @@ class Device:
         self._dropped[Drop.HANDSHAKE_FAILED] += len(peer.staged)
         peer.staged.clear()
 
-    def _move(self, peer: Peer, endpoint: Endpoint) -> None:
-        if endpoint != peer.endpoint:
-            peer.endpoint = endpoint
-            self._events.append(Roamed(peer.number, endpoint))
+    def _roam(self, peer: Peer, source: Endpoint) -> None:
+        if self._roaming and source != peer.endpoint:
+            peer.endpoint = source
+            self._events.append(Roamed(peer.number, source))
 
     def _can_seal(self, peer: Peer, packets: int, now: float) -> bool:
         """Whether the session table, asked now, would seal so many packets for this peer."""

@@ -13,6 +13,9 @@ A peer has up to three keypairs. It sends with `current` alone, and receives wit
     they called    a new keypair is `next`, and becomes `current` with the first message that opens with it: before
                    that we do not know whether our response has arrived, and must not send with it
 
+A peer *roams*: its messages go where its last authentic one came from. In a tailnet they do not; there disco alone
+says where a peer is.
+
 What is refused is counted by reason and causes nothing, not even a look at the rest of the message.
 
 Source: WireGuard paper, sections 5.4.6, 6.1, 6.2; keypair slots as in the Linux implementation.
@@ -135,12 +138,27 @@ class _Session:
 
 
 class SessionTable:
-    """All keypairs of a device, over its session memory; sessions that stand there already are taken up."""
+    """All keypairs of a device, over its session memory; sessions that stand there already are taken up.
 
-    __slots__ = ("_by_index", "_dropped", "_events", "_generation", "_memory", "_opened", "_sealed", "_sessions")
+    Args:
+        roaming: whether peers' messages move them; False: the device's word alone does.
+    """
 
-    def __init__(self, memory: SessionMemory) -> None:
+    __slots__ = (
+        "_by_index",
+        "_dropped",
+        "_events",
+        "_generation",
+        "_memory",
+        "_opened",
+        "_roaming",
+        "_sealed",
+        "_sessions",
+    )
+
+    def __init__(self, memory: SessionMemory, *, roaming: bool = True) -> None:
         self._memory = memory
+        self._roaming = roaming
         self._by_index: dict[int, _Session] = {}
         self._sessions: dict[tuple[int, int], _Session] = {}  # by peer and slot
         self._events: deque[Fact] = deque()
@@ -328,7 +346,7 @@ class SessionTable:
 
     def _note_received(self, session: _Session, number: int, source: Endpoint, now: float) -> None:
         peer = session.peer
-        if peer.endpoint != source:
+        if self._roaming and peer.endpoint != source:
             peer.endpoint = source
             self._events.append(Roamed(number, source))
         if session.slot == peer.next:

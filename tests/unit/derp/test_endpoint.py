@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ts4nsnet.derp import from_endpoint, to_endpoint
+from ts4nsnet.endpoint import to_endpoint as udp_endpoint
 from ts4nsnet.keys import PublicKey
-from ts4nsnet.uring.udp import to_endpoint as udp_endpoint
 from ts4nsnet.wireguard.messages import ENDPOINT_BYTES, HOST_BYTES
 
 KEY = PublicKey(bytes(range(1, 33)))

@@ -20,22 +20,26 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.filters import open_filter
 from tests.unit.packets import frame, superpacket
 from tests.unit.uring.sockets import Wire
 from tests.unit.wireguard.pair import MTU, START, WALL_START
+from ts4nsnet.endpoint import to_endpoint
+from ts4nsnet.filter import Filter, answers, tsmp
 from ts4nsnet.keys import PrivateKey
 from ts4nsnet.netns import Tun
 from ts4nsnet.node.engine import FRAME_BYTES, MAX_BATCH_BYTES, MAX_BATCH_FRAMES, PythonEngine, TunGone
-from ts4nsnet.packet import TCP, UDP, Buffer, IPv4, carry
+from ts4nsnet.packet import ICMP, SYN, TCP, UDP, Buffer, IPv4, carry, parse_ip
 from ts4nsnet.uring.counters import Drop
+from ts4nsnet.uring.local import LocalTraffic
 from ts4nsnet.uring.reference import Reference
 from ts4nsnet.uring.segment import Gso, segment
 from ts4nsnet.uring.trains import Train
-from ts4nsnet.uring.udp import to_endpoint
 from ts4nsnet.wireguard import AllowedIPs, Device, PeerConfig, SessionMemory, SessionTable
 from ts4nsnet.wireguard.sessions import RekeyWanted
 
 TIME_LIMIT = 60.0  # seconds of a clock that jumps there once nothing moves any more
+KNOCK = b"knock"  # what a tailnet's own datagrams begin with
 RELAY = bytes(31) + b"\1"  # an endpoint that is no UDP address
 ADDRESS = {"alice": bytes([10, 0, 0, 1]), "bob": bytes([10, 0, 0, 2])}
 PREFIXES = {"alice": frozenset({ip_network("10.0.0.1")}), "bob": frozenset({ip_network("10.0.0.2")})}
@@ -59,8 +63,8 @@ def numbers(packets: list[bytes]) -> list[int]:
 class Recording(Reference):
     """A pipeline that remembers how many frames there were in each batch."""
 
-    def __init__(self, sessions: SessionTable, routes: AllowedIPs) -> None:
-        super().__init__(sessions, routes, mtu=MTU, vnet_hdr=True)
+    def __init__(self, sessions: SessionTable, routes: AllowedIPs, packet_filter: Filter) -> None:
+        super().__init__(sessions, routes, packet_filter, mtu=MTU, vnet_hdr=True)
         self.batches: list[int] = []
 
     def from_tun(self, frames: Iterable[Buffer], now: float) -> None:
@@ -84,16 +88,54 @@ class Side:
         memory = SessionMemory(bytearray(SessionMemory.size(4)))
         self.device = Device(self.key, memory, random.randbytes, lambda: WALL_START + round(trio.current_time() * 1e9))
         self.sessions = SessionTable(memory)
-        self.pipeline = Recording(self.sessions, self.device.routes)
-        self.engine = PythonEngine(self.device, self.pipeline, self.tun, wire, self._relay)
+        self.filter = open_filter()
+        self.pipeline = Recording(self.sessions, self.device.routes, self.filter)
+        self.engine = PythonEngine(self.device, self.pipeline, self.tun, wire, self)
         self.relayed: list[Train] = []  # not yet delivered
+        self.local: list[bytes] = []
+        self.messages: list[bytes] = []
+        self.unreachable: list[bytes] = []
+        self.wanted: list[int] = []
+        self.knocks: list[tuple[bytes, bytes]] = []
         self.other = -1
 
-    def _relay(self, train: Train) -> bool:
+    def take_train(self, train: Train, now: float) -> bool:
+        """See `engine.Tailnet`: a relay that keeps what it is given."""
         if train.endpoint != RELAY:
             return False
         self.relayed.append(train)
         return True
+
+    def take_wanted(self, peer: int, now: float) -> None:
+        """See `engine.Tailnet`."""
+        self.wanted.append(peer)
+
+    def take_datagram(self, datagram: bytes, source: bytes, now: float) -> bool:
+        """See `engine.Tailnet`."""
+        if not datagram.startswith(KNOCK):
+            return False
+        self.knocks.append((datagram, source))
+        return True
+
+    def take_local(self, packet: bytes) -> bool:
+        """See `engine.Tailnet`: pings of the service address are answered, everything else goes on."""
+        self.local.append(packet)
+        answer = answers.echo_reply(packet)
+        if answer is not None:
+            self.engine.write([answer])
+        return answer is not None
+
+    def take_refused(self, destination: bytes) -> None:
+        """See `engine.Tailnet`."""
+        self.unreachable.append(destination)
+
+    def take_message(self, peer: int, packet: bytes) -> None:
+        """See `engine.Tailnet`: pings are answered."""
+        self.messages.append(packet)
+        received = tsmp.parse(packet)
+        if isinstance(received.message, tsmp.Ping):
+            answer = tsmp.emit(tsmp.Pong(received.message.data), received.destination, received.source)
+            self.engine.seal(peer, answer)
 
     def know(self, other: "Side", keepalive: float = 0.0, where: bytes | None = None) -> None:
         """Configure the other side, as somebody would while the engine runs or before."""
@@ -275,6 +317,74 @@ async def test_a_peer_that_was_relayed_is_sent_to_where_it_is_heard_directly(aut
             sides.bob.app.send(packet("bob", "alice", b"back"))
             assert await sides.alice.received() == packet("bob", "alice", b"back")
         assert sides.bob.relayed == []
+
+
+async def test_what_is_neither_data_nor_a_handshake_is_the_tailnets(autojump_clock: MockClock) -> None:
+    with Sides(autojump_clock) as sides:
+        sides.alice.know(sides.bob)
+        sides.bob.know(sides.alice)
+        async with sides.running():
+            sides.alice.engine.send(KNOCK + b" knock", to_endpoint(sides.bob.wire.address))
+            await wait_all_tasks_blocked()
+            assert sides.bob.knocks == [(KNOCK + b" knock", to_endpoint(sides.alice.wire.address))]
+            sides.alice.app.send(packet("alice", "bob", b"and handshakes are the device's"))
+            assert await sides.bob.received() == packet("alice", "bob", b"and handshakes are the device's")
+        assert sides.alice.wanted == [sides.alice.other]
+        assert sides.bob.knocks == [(KNOCK + b" knock", to_endpoint(sides.alice.wire.address))]
+
+
+# --- what the node answers itself -----------------------------------------------------------------------------
+
+
+async def test_packets_for_the_node_are_shown_to_it_and_go_on_if_it_has_no_use_for_them(
+    autojump_clock: MockClock,
+) -> None:
+    with Sides(autojump_clock) as sides:
+        sides.alice.know(sides.bob)
+        sides.bob.know(sides.alice)
+        sides.alice.pipeline.local = LocalTraffic(frozenset({ADDRESS["bob"], answers.SERVICE_IPV4}))
+        async with sides.running():
+            ping = carry(IPv4(ADDRESS["alice"], answers.SERVICE_IPV4, 0), ICMP(8, 0, b"\0\1\0\2", b"data"))
+            sides.alice.app.send(frame(ping))
+            (answer,) = await sides.alice.packets(1)
+            assert parse_ip(answer).source == answers.SERVICE_IPV4
+            sides.alice.app.send(packet("alice", "bob", b"not for the node"))
+            assert await sides.bob.received() == packet("alice", "bob", b"not for the node")
+            sides.alice.app.send(frame(carry(IPv4(ADDRESS["alice"], answers.SERVICE_IPV4, 0), UDP(1, 2, b""))))
+            (refused,) = await sides.alice.packets(1)  # there is no way to it either
+            assert ICMP.parse(parse_ip(refused).payload).type == 3
+        assert sides.alice.unreachable == [answers.SERVICE_IPV4]
+        assert [parse_ip(each).destination for each in sides.alice.local] == [
+            answers.SERVICE_IPV4,
+            ADDRESS["bob"],
+            answers.SERVICE_IPV4,
+        ]
+
+
+async def test_what_the_filter_answers_leaves_by_itself(autojump_clock: MockClock) -> None:
+    with Sides(autojump_clock) as sides:
+        sides.alice.know(sides.bob)
+        sides.bob.know(sides.alice)
+        sides.bob.filter.set_rules([], [ip_network("10.0.0.2")])
+        async with sides.running():
+            knock = TCP(1, 22, 1000, flags=SYN)
+            sides.alice.app.send(frame(carry(IPv4(ADDRESS["alice"], ADDRESS["bob"], 0), knock)))
+            await wait_all_tasks_blocked()
+            (message,) = sides.alice.messages
+            assert tsmp.parse(message).message == tsmp.Reject(6, tsmp.Reason.ACL, 1, 22)
+        assert sides.bob.dropped == {Drop.FILTERED_IN: 1}
+
+
+async def test_pings_of_the_tailnets_own_are_answered(autojump_clock: MockClock) -> None:
+    with Sides(autojump_clock) as sides:
+        sides.alice.know(sides.bob)
+        sides.bob.know(sides.alice)
+        async with sides.running():
+            sides.alice.engine.seal(
+                sides.alice.other, tsmp.emit(tsmp.Ping(b"12345678"), ADDRESS["alice"], ADDRESS["bob"])
+            )
+            await wait_all_tasks_blocked()
+            assert [tsmp.parse(each).message for each in sides.alice.messages] == [tsmp.Pong(b"12345678")]
 
 
 # --- when something is full -----------------------------------------------------------------------------------

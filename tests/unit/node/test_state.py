@@ -413,7 +413,7 @@ async def test_claim_takes_the_next_slot_after_the_watch_time(
     assert autojump_clock.autojump_threshold == 0
 
 
-async def test_claim_takes_over_within_a_look(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:  # noqa: ARG001
+async def test_claim_takes_over_within_a_look(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     owner = running(tmp_path)
 
     async def end() -> None:
@@ -429,7 +429,7 @@ async def test_claim_takes_over_within_a_look(tmp_path: Path, autojump_clock: tr
         assert trio.current_time() < 0.2 + 2 * LIMITS.poll_time
 
 
-async def test_a_cancelled_claim_holds_nothing(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:  # noqa: ARG001
+async def test_a_cancelled_claim_holds_nothing(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     owner = running(tmp_path)
     owner.leaving()
     with trio.move_on_after(0.1) as scope:

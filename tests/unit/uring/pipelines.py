@@ -12,11 +12,12 @@ from collections import deque
 from ipaddress import ip_network
 from random import Random
 
+from tests.filters import open_filter
 from tests.unit.wireguard.pair import MTU, START, WALL_START, endpoint
 from ts4nsnet.keys import PrivateKey
 from ts4nsnet.packet import IPv4, parse_ip
 from ts4nsnet.uring.counters import Drop
-from ts4nsnet.uring.reference import Reference, Slow, Unsealed
+from ts4nsnet.uring.reference import Local, Message, Reference, Refused, Slow, Unsealed
 from ts4nsnet.uring.segment import segment
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import Device, PeerConfig, Seal, SessionMemory, SessionTable
@@ -34,12 +35,16 @@ class Node:
         memory = SessionMemory(bytearray(SessionMemory.size(8)))
         self.device = Device(self.key, memory, random.randbytes, lambda: WALL_START)
         self.sessions = SessionTable(memory)
-        self.pipeline = Reference(self.sessions, self.device.routes, mtu=mtu, vnet_hdr=vnet_hdr)
+        self.filter = open_filter()
+        self.pipeline = Reference(self.sessions, self.device.routes, self.filter, mtu=mtu, vnet_hdr=vnet_hdr)
         self.peers: dict[bytes, int] = {}  # the others' numbers here, by their endpoints
         self.written: list[bytes] = []
         self.out: deque[Train] = deque()
         self.slow: list[Slow] = []
         self.unsealed: list[Unsealed] = []
+        self.local: list[bytes] = []
+        self.messages: list[bytes] = []
+        self.unreachable: list[bytes] = []
         self.now = START
         self._vnet_hdr = vnet_hdr
 
@@ -81,6 +86,12 @@ class Node:
                     case Unsealed():
                         self.unsealed.append(event)
                         self.device.send(event.peer, event.packets, self.now)
+                    case Local():
+                        self.local.append(event.packet)
+                    case Refused():
+                        self.unreachable.append(event.destination)
+                    case Message():
+                        self.messages.append(event.packet)
                     case _:
                         self.device.notice(event, self.now)
             while (command := self.device.next_event()) is not None:

@@ -12,7 +12,9 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ts4nsnet.uring.udp import SO_RCVBUFFORCE, SO_SNDBUFFORCE, UDP_GRO, UDP_SEGMENT, Address
+from ts4nsnet.endpoint import Address
+from ts4nsnet.sockets import SO_RCVBUFFORCE, SO_SNDBUFFORCE, UDP_GRO
+from ts4nsnet.uring.udp import UDP_SEGMENT
 
 _SEGMENT_BYTES = struct.Struct("=H")
 

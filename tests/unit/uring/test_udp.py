@@ -5,26 +5,16 @@ import errno
 import select
 import socket
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.unit.uring.sockets import OldKernel, Refusing, WithoutFiles, WithoutIPv6
+from tests.unit.uring.sockets import OldKernel, Refusing, WithoutIPv6
+from ts4nsnet.endpoint import to_endpoint
+from ts4nsnet.sockets import SOCKET_BUFFER_BYTES, open_socket
 from ts4nsnet.uring.counters import Counters, Drop
 from ts4nsnet.uring.trains import MAX_TRAIN_BYTES, Train, form_trains
-from ts4nsnet.uring.udp import (
-    MAX_BATCH_BYTES,
-    MAX_BATCH_TRAINS,
-    SOCKET_BUFFER_BYTES,
-    Address,
-    UdpPort,
-    from_endpoint,
-    open_socket,
-    to_endpoint,
-)
+from ts4nsnet.uring.udp import MAX_BATCH_BYTES, MAX_BATCH_TRAINS, UdpPort
 
 IPV6_MTU = 24  # <linux/in6.h>
 TIME_LIMIT = 10.0
@@ -92,53 +82,7 @@ def ports() -> Iterator[Callable[..., Port]]:
         port.sock.close()
 
 
-# --- endpoints ------------------------------------------------------------------------------------------------
-
-
-@given(st.ip_addresses(v=6), st.integers(0, 65535), st.integers(0, 2**32 - 1))
-def test_an_ipv6_address_comes_back_from_its_endpoint(address: IPv6Address, port: int, zone: int) -> None:
-    endpoint = to_endpoint((str(address), port, 0, zone))
-    host, *rest = from_endpoint(endpoint, socket.AF_INET6)
-    assert (len(endpoint), IPv6Address(host), rest) == (32, address, [port, 0, zone])
-
-
-@given(st.ip_addresses(v=4), st.integers(0, 65535))
-def test_an_ipv4_address_comes_back_from_its_endpoint(address: IPv4Address, port: int) -> None:
-    endpoint = to_endpoint((str(address), port))
-    assert from_endpoint(endpoint, socket.AF_INET) == (str(address), port)
-    host, *rest = from_endpoint(endpoint, socket.AF_INET6)
-    assert (IPv6Address(host).ipv4_mapped, rest) == (address, [port, 0, 0])
-
-
-def test_endpoints_have_the_documented_layout() -> None:
-    where = to_endpoint(("192.0.2.1", 0x1234))
-    assert where == bytes(10) + b"\xff\xff\xc0\x00\x02\x01" + b"\x12\x34" + bytes(14)
-    assert where == to_endpoint(("::ffff:192.0.2.1", 0x1234, 0, 0))
-    zoned = to_endpoint(("fe80::1%eth0", 0x1234, 0, 7))
-    assert zoned == bytes.fromhex("fe80") + bytes(13) + b"\1" + b"\x12\x34" + bytes(2) + b"\0\0\0\7" + bytes(8)
-    assert to_endpoint(("fe80::1", 0x1234))[20:24] == bytes(4)
-
-
-@pytest.mark.parametrize("address", [("example.com", 1), ("1.2.3", 1), ("fd00::g", 1), ("", 1)])
-def test_a_text_that_is_no_address_is_refused(address: Address) -> None:
-    with pytest.raises(OSError, match="illegal"):
-        to_endpoint(address)
-
-
 # --- the socket -----------------------------------------------------------------------------------------------
-
-
-def test_the_socket_serves_both_families_and_does_not_block() -> None:
-    with open_socket(0) as sock:
-        assert sock.family == socket.AF_INET6
-        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
-        assert not sock.getblocking()
-        assert not sock.get_inheritable()
-
-
-def test_a_port_that_is_taken_is_an_error_and_leaves_no_socket() -> None:
-    with open_socket(0) as sock, pytest.raises(OSError, match="in use"):
-        open_socket(sock.getsockname()[1])  # a socket left behind would be a warning, which is an error here
 
 
 def test_without_ipv6_the_socket_is_one_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,13 +99,6 @@ def test_without_ipv6_the_socket_is_one_of_ipv4(monkeypatch: pytest.MonkeyPatch)
         assert trains[0].endpoint == port.at("127.0.0.1")
         assert port.udp.send(train_of([1200, 1200], to_endpoint(("::1", 9)))) is None
         assert port.dropped == {Drop.SEND_FAILED: 2}
-
-
-def test_another_reason_to_get_no_socket_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(socket, "socket", WithoutFiles)
-        with pytest.raises(OSError, match="Too many open files"):
-            open_socket(0)
 
 
 def test_an_old_kernel_and_no_privilege_make_a_socket_that_carries_datagrams_one_by_one(

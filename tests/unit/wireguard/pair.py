@@ -154,8 +154,11 @@ def _is_more(message: bytes) -> bool:
 class Pair:
     """Alice and Bob, who know each other's keys and endpoints."""
 
-    def __init__(self, seed: int = 7, *, preshared_key: bytes = bytes(32), keepalive: float = 0.0) -> None:
+    def __init__(
+        self, seed: int = 7, *, preshared_key: bytes = bytes(32), keepalive: float = 0.0, roaming: bool = True
+    ) -> None:
         self.random = Random(seed)
+        self._roaming = roaming
         self.now = START
         self._preshared_key = preshared_key
         self._keepalive = keepalive
@@ -168,8 +171,8 @@ class Pair:
         key = key or PrivateKey(self.random.randbytes(32))
         buffer = bytearray(SessionMemory.size(4)) if buffer is None else buffer
         memory = SessionMemory(buffer)
-        device = Device(key, memory, self.random.randbytes, self.wall)
-        return Side(name, key, device, SessionTable(memory), memory, buffer, where)
+        device = Device(key, memory, self.random.randbytes, self.wall, roaming=self._roaming)
+        return Side(name, key, device, SessionTable(memory, roaming=self._roaming), memory, buffer, where)
 
     def wall(self) -> int:
         """Nanoseconds since 1970."""

@@ -521,6 +521,51 @@ def test_a_cookie_reply_does_not_move_the_endpoint() -> None:
     assert pair.alice.table.endpoint(pair.alice.peer) == endpoint(2)
 
 
+def test_without_roaming_no_message_moves_the_endpoint() -> None:
+    pair = Pair(roaming=False)
+    pair.alice.send(DATA, pair.now)
+    for side in (pair.alice, pair.bob, pair.alice):  # initiation, response, data
+        datagram, _ = side.out.popleft()
+        pair.other(side).receive(datagram, endpoint(77), pair.now)
+    assert pair.bob.received == [DATA]
+    assert pair.alice.table.endpoint(pair.alice.peer) == endpoint(2)
+    assert pair.bob.table.endpoint(pair.bob.peer) == endpoint(1)
+
+
+def test_without_roaming_a_peer_that_is_nowhere_gets_an_answer_once_it_is_somewhere() -> None:
+    pair = Pair(roaming=False)
+    pair.bob.device.remove_peer(pair.alice.key.public)
+    pair.introduce(pair.bob, replace(pair.config(pair.bob), endpoint=None))
+    pair.alice.send(DATA, pair.now)
+    initiation = pair.alice.out[0][0]
+    pair.deliver_all()
+    assert pair.bob.dropped() == {Drop.NO_ENDPOINT: 1}
+    pair.bob.device.set_endpoint(pair.alice.key.public, pair.alice.endpoint, pair.now)
+    pair.bob.receive(initiation, pair.alice.endpoint, pair.now)  # it counts as if it had never come
+    pair.deliver_all()
+    assert pair.bob.received == [DATA]
+
+
+def test_a_set_endpoint_moves_the_session_and_calls_for_what_waits() -> None:
+    pair = Pair(roaming=False)
+    pair.bob.device.remove_peer(pair.alice.key.public)
+    pair.introduce(pair.bob, replace(pair.config(pair.bob), endpoint=None))
+    pair.bob.send(DATA, pair.now)
+    pair.bob.device.set_endpoint(pair.alice.key.public, endpoint(1), pair.now)
+    pair.bob.settle(pair.now)
+    pair.deliver_all()
+    assert pair.alice.received == [DATA]
+    assert pair.bob.table.endpoint(pair.bob.peer) == endpoint(1)
+
+
+def test_setting_the_endpoint_that_there_is_or_of_nobody_changes_nothing() -> None:
+    pair = Pair()
+    pair.shake_hands()
+    pair.alice.device.set_endpoint(pair.bob.key.public, endpoint(2), pair.now)
+    pair.alice.device.set_endpoint(pair.alice.key.public, endpoint(3), pair.now)
+    assert pair.alice.device.next_event() is None
+
+
 def test_without_an_endpoint_nothing_is_sent_until_there_is_one() -> None:
     pair = Pair()
     pair.alice.device.remove_peer(pair.bob.key.public)

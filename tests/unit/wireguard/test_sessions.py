@@ -472,6 +472,15 @@ def test_an_authentic_message_moves_the_endpoint_and_a_command_does() -> None:
     assert ends.right.facts() == []
 
 
+def test_without_roaming_a_command_alone_moves_the_endpoint() -> None:
+    ends = connected()
+    table = SessionTable(ends.right.memory, roaming=False)  # takes up what is there
+    assert table.open(ends.left.seal_one(), endpoint(77), START) is not None
+    assert (table.endpoint(PEER), table.next_event()) == (endpoint(1), None)
+    table.apply(Roamed(PEER, endpoint(78)))
+    assert table.endpoint(PEER) == endpoint(78)
+
+
 # --- erasure and adoption ---
 
 

@@ -1,19 +1,26 @@
-# make install | check | test | test-long | bench | clean
+# make install | demo | check | test | test-long | bench | clean
 # PYTHON chooses the interpreter that the virtual environment is made from.
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 GO := $(shell command -v go)
 
-.PHONY: install check test test-long bench clean
+.PHONY: install demo check test test-long bench clean
 
 install: .venv/.installed
 
 # a marker, so that nothing is installed twice; a changed pyproject.toml installs again
 .venv/.installed: pyproject.toml setup.py build_backend/ts4nsnet_build.py requirements-dev.txt
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		echo "make: $(PYTHON) cannot make virtual environments: apt-get install -y python3-venv" >&2; exit 1; }
+	@echo "installing into .venv, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable . --requirement requirements-dev.txt
 	touch $@
+
+# a tailnet and two containers on this machine; it keeps nothing (ts4nsnet/lab/demo.py)
+demo: install
+	@$(BIN)/python -m ts4nsnet.lab.demo
 
 check: install
 	$(BIN)/ruff check .

@@ -112,7 +112,7 @@ def test_sigkill(machine: Machine, kill: Callable[[Machine], None]) -> None:
     wait_until(lambda: set(machine.nodes()) == set(before["nodes"]), 5)
     wait_until(lambda: not machine.ours(), 5)
     machine.podman("rm", "--force", "--all", "--time", "0")
-    wait_until(lambda: not machine.processes("sleep 100000"), 5)
+    machine.wait_for_traces(before)
 
 
 def test_sigkill_of_the_node_ends_its_keeper(machine: Machine) -> None:
@@ -215,8 +215,7 @@ def test_pod(machine: Machine) -> None:
     assert other.run("sh", "-c", "until wget -q -O - http://leo/; do sleep 0.1; done", timeout=10) == "hello\n"
     machine.podman("pod", "rm", "--force", "--time", "0", "pod")
     other.remove()
-    wait_until(lambda: set(machine.nodes()) == set(before["nodes"]), 5)
-    wait_until(lambda: not machine.ours(), 5)
+    machine.wait_for_traces(before)
 
 
 def test_keep_id(machine: Machine) -> None:

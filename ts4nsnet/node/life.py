@@ -33,6 +33,7 @@ from ts4nsnet.netns import Link, NetnsError, Tun
 from ts4nsnet.node import state
 from ts4nsnet.node.config import Config
 from ts4nsnet.node.engine import PythonEngine, TunGone
+from ts4nsnet.node.exit_node import ExitNode
 from ts4nsnet.node.identity import Identity
 from ts4nsnet.node.names import Names
 from ts4nsnet.node.peers import Peers
@@ -50,8 +51,6 @@ from ts4nsnet.node.wiring import (
     Admission,
     Changes,
     Wiring,
-    find_node,
-    is_exit_node,
 )
 from ts4nsnet.packet import Malformed
 from ts4nsnet.uring import Reference, Train
@@ -121,6 +120,7 @@ class Life:
         self._names = Names(config, surroundings, self._device.routes, self._engine.write)
         self._pipeline.local = self._names.traffic(self._peers.exits)
         self._wiring = Wiring(config.interface, config.own_address, config.max_mtu, config.exit_node)
+        self._exit_node = ExitNode(config.exit_node)
         self._link = self._wiring.first_link()
         self._linked: Link | None = None
         self._link_changed = trio.Event()
@@ -174,7 +174,6 @@ class Life:
     def view(self) -> View:
         """See `Node.view`."""
         status, wall = self.status(), time.time()
-        exit_node = find_node(self._netmap, self._config.exit_node) if self._netmap else None
         return View(
             at=wall,
             hostname=self._config.hostname,
@@ -184,10 +183,10 @@ class Life:
             ready=status.is_ready,
             leaving=self._phase is Phase.LEAVING,
             login_url=self._login_url,
-            health=tuple(filter(None, (status.hindrance or status.problem,))),
+            health=tuple(filter(None, (status.hindrance or status.problem, self._exit_node.problem))),
             home_region=self._transport.home,
             endpoints=tuple(map(to_text, self._transport.own_endpoints)),
-            exit_node=exit_node.id if exit_node else None,
+            exit_node=self._exit_node.node.id if self._exit_node.node is not None else None,
             peers=self._peers.states(trio.current_time(), wall),
         )
 
@@ -347,23 +346,17 @@ class Life:
             now = trio.current_time()
             self._transport.set_key(self._identity.node_key, now)  # the server knows it, or there would be no netmap
             self._transport.set_map(netmap.derp_map, now)
-        if event.snapshot and self._config.exit_node:  # what is remembered decides nothing
-            self._look_for_exit_node(netmap)
+        self._look_for_exit_node(event)
 
     def _set_names(self) -> None:
         if self._netmap is not None:
             self._names.set_netmap(self._netmap, expired=self._key_expired)
 
-    def _look_for_exit_node(self, netmap: control.NetMap) -> None:
-        found = find_node(netmap, self._config.exit_node)
-        if found is not None and is_exit_node(found):
-            return
-        problem = "no such node is in the tailnet" if found is None else f"{found.host_name} does not offer to be one"
-        offers = sorted(node.host_name for node in netmap.peers.values() if is_exit_node(node))
-        choice = f"choose from {', '.join(offers)}" if offers else "no node of this tailnet does"
-        text = f"TS_EXIT_NODE: got {self._config.exit_node!r}, but {problem}; {choice}"
-        self._say(text)
-        self._fail_start(text)
+    def _look_for_exit_node(self, event: told.NetMapChanged) -> None:
+        if self._exit_node.look(event.netmap, event.delta):
+            self._say(self._exit_node.problem or "TS_EXIT_NODE: the exit node can be used again")
+        if self._exit_node.problem and not self._remembered:  # what is remembered decides nothing
+            self._fail_start(self._exit_node.problem)
 
     def _keep(self, what: str, keep: Callable[[], None]) -> None:
         """Write something to disk; where that cannot be done the node goes on."""
@@ -405,9 +398,10 @@ class Life:
         address = ip_address(destination)
         if not self._has_said_refused and not any(address in prefix for prefix in (TAILNET_V4, TAILNET_V6)):
             self._has_said_refused = True
+            cure = self._exit_node.problem or "TS_EXIT_NODE=… sends such traffic through an exit node"
             self._say(
                 f"the container tried to reach {address}, which is not in the tailnet, and was refused at once: "
-                "TS_EXIT_NODE=… sends such traffic through an exit node (said once)"
+                f"{cure} (said once)"
             )
 
     def take_message(self, peer: int, packet: bytes) -> None:

@@ -19,7 +19,7 @@ It needs no compiled code and is the slowest of the engines; what it does is wha
 import errno
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import inf
 from typing import NoReturn, Protocol
 
@@ -27,7 +27,20 @@ import trio
 
 from ts4nsnet.errors import Ts4nsnetError
 from ts4nsnet.netns import Tun
-from ts4nsnet.uring import Drop, Local, Message, Reference, Slow, Train, UdpPort, Unsealed, VnetHeader, segment
+from ts4nsnet.node.wiring import Admission, Prefix
+from ts4nsnet.uring import (
+    Drop,
+    Local,
+    LocalTraffic,
+    Message,
+    Reference,
+    Slow,
+    Train,
+    UdpPort,
+    Unsealed,
+    VnetHeader,
+    segment,
+)
 from ts4nsnet.uring.reference import Refused
 from ts4nsnet.wireguard import Device, Seal
 
@@ -59,6 +72,46 @@ class Tailnet(Protocol):
         """A peer sent a packet of the tailnet's own protocol (TSMP)."""
 
 
+class Engine(Protocol):
+    """What carries a node's packets, in whatever process. Calls return at once.
+
+    Attributes:
+        name: which it is: `python`, `epoll`, `uring`.
+    """
+
+    name: str
+
+    def set_filter(self, admission: Admission) -> None:
+        """Let pass what a netmap allows."""
+
+    def set_local(self, traffic: LocalTraffic) -> None:
+        """Show the tailnet these packets of the container."""
+
+    def set_routes(self, routes: Mapping[int, Collection[Prefix]]) -> None:
+        """Know what belongs to these peers of the device now; nothing for one that is gone."""
+
+    def device_changed(self) -> None:
+        """Do what the device wants done after somebody else spoke to it: added or removed a peer, say."""
+
+    def receive(self, trains: Sequence[Train]) -> None:
+        """Take what has come for this node by another way than UDP."""
+
+    def write(self, packets: Sequence[bytes]) -> None:
+        """Give packets to the container."""
+
+    def seal(self, peer: int, packet: bytes) -> None:
+        """Send a peer a packet of the node's own; the filter is not asked."""
+
+    def send(self, datagram: bytes, endpoint: bytes) -> None:
+        """Send a datagram that is no transport data; one that finds no room is dropped, like on any full network."""
+
+    async def run(self) -> NoReturn:
+        """Carry packets until cancelled; raises TunGone, in an exception group as all that trio's nurseries raise."""
+
+    def close(self) -> None:
+        """Let go of the TUN, so that the container sees at once that nothing goes any more; nothing is carried then."""
+
+
 class TunGone(Ts4nsnetError):
     """The TUN device was deleted. Its container's end does not do that: an open TUN holds the network namespace."""
 
@@ -74,12 +127,15 @@ class PythonEngine:
         tailnet: None for WireGuard alone.
     """
 
+    name = "python"
+
     def __init__(
         self, device: Device, pipeline: Reference, tun: Tun, sock: socket.socket, tailnet: Tailnet | None = None
     ) -> None:
         self._device = device
         self._pipeline = pipeline
         self._tun = tun.fds[0]
+        self.close = tun.close
         self._vnet_hdr = tun.vnet_hdr
         self._sock = sock
         self._udp = UdpPort(sock, pipeline.counters)
@@ -88,36 +144,47 @@ class PythonEngine:
         self._sending = trio.Lock()
         self._wake = trio.Event()
 
+    def set_filter(self, admission: Admission) -> None:
+        """See `Engine`."""
+        self._pipeline.filter.set_rules(*admission)
+
+    def set_local(self, traffic: LocalTraffic) -> None:
+        """See `Engine`."""
+        self._pipeline.local = traffic
+
+    def set_routes(self, routes: Mapping[int, Collection[Prefix]]) -> None:
+        """See `Engine`: the pipeline looks at the device's own table."""
+
     def device_changed(self) -> None:
-        """Do what the device wants done after somebody else spoke to it: added or removed a peer, say."""
+        """See `Engine`."""
         self._settle(trio.current_time())
         self._wake.set()
 
     def receive(self, trains: Sequence[Train]) -> None:
-        """Take what has come for this node by another way than UDP."""
+        """See `Engine`."""
         now = trio.current_time()
         self._pipeline.from_udp(trains, now)
         self._settle(now)
 
     def write(self, packets: Sequence[bytes]) -> None:
-        """Give packets to the container."""
+        """See `Engine`."""
         self._pipeline.write(packets)
         self._write_frames()
 
     def seal(self, peer: int, packet: bytes) -> None:
-        """Send a peer a packet of the node's own; the filter is not asked."""
+        """See `Engine`."""
         now = trio.current_time()
         self._pipeline.apply(Seal(peer, (packet,)), now)
         self._settle(now)
 
     def send(self, datagram: bytes, endpoint: bytes) -> None:
-        """Send a datagram that is no transport data; one that finds no room is dropped, like on any full network."""
+        """See `Engine`."""
         train = Train((datagram,), len(datagram), 1, endpoint)
         if self._udp.send(train) is not None:
             self._pipeline.counters.dropped[Drop.SEND_FAILED] += 1
 
     async def run(self) -> NoReturn:
-        """Carry packets until cancelled; raises TunGone, in an exception group as all that trio's nurseries raise."""
+        """See `Engine`."""
         self.device_changed()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._carry_from_tun)

@@ -26,13 +26,13 @@ from ts4nsnet.control import adapter as control_adapter
 from ts4nsnet.control import events as told
 from ts4nsnet.control.hostinfo import EndpointKind, OwnEndpoint
 from ts4nsnet.endpoint import to_ip, to_text
-from ts4nsnet.filter import Filter, tsmp
+from ts4nsnet.filter import tsmp
 from ts4nsnet.keys import PrivateKey
 from ts4nsnet.magicsock import Pinged
-from ts4nsnet.netns import Link, NetnsError, Tun
+from ts4nsnet.netns import Link, NetnsError
 from ts4nsnet.node import state
 from ts4nsnet.node.config import Config
-from ts4nsnet.node.engine import PythonEngine, TunGone
+from ts4nsnet.node.engine import Engine, Tailnet, TunGone
 from ts4nsnet.node.exit_node import ExitNode
 from ts4nsnet.node.identity import Identity
 from ts4nsnet.node.names import Names
@@ -45,7 +45,6 @@ from ts4nsnet.node.surroundings import Surroundings
 from ts4nsnet.node.transport import Transport
 from ts4nsnet.node.view import View
 from ts4nsnet.node.wiring import (
-    TAILNET_MTU,
     TAILNET_V4,
     TAILNET_V6,
     Admission,
@@ -53,8 +52,8 @@ from ts4nsnet.node.wiring import (
     Wiring,
 )
 from ts4nsnet.packet import Malformed
-from ts4nsnet.uring import Reference, Train
-from ts4nsnet.wireguard import Device, SessionMemory, SessionTable
+from ts4nsnet.uring import Train
+from ts4nsnet.wireguard import Device, SessionMemory
 
 # ours: seconds after the first calls to a new peer; it hears of us within 0.2 to 0.9 s of our first netmap
 EARLY_RETRIES = (0.25, 0.5, 1.0, 2.0)
@@ -70,6 +69,9 @@ NO_NETMAP_CACHE = "disable-cache-network-maps"
 _HOPELESS = frozenset((told.Reason.SPENT, told.Reason.EXPIRED, told.Reason.INVALID))
 
 
+EngineMaker = Callable[[Device, Tailnet], Engine]
+
+
 class Life:
     """Ties together what a node consists of.
 
@@ -79,7 +81,7 @@ class Life:
         claim: the hold on `identity`.
         surroundings: give the container's link and sockets.
         memory: of the WireGuard sessions.
-        tun: the container's; closed at the end.
+        make_engine: of the device and of what a tailnet has beside it.
         sock: the UDP socket under the tunnel.
     """
 
@@ -91,7 +93,7 @@ class Life:
         identity: Identity,
         surroundings: Surroundings,
         memory: SessionMemory,
-        tun: Tun,
+        make_engine: EngineMaker,
         sock: socket.socket,
     ) -> None:
         self._config = config
@@ -99,26 +101,17 @@ class Life:
         self._claim = claim
         self._identity = identity
         self._surroundings = surroundings
-        self._tun = tun
         disco_key = PrivateKey(os.urandom(32))
         self._device = Device(
             identity.node_key, memory, os.urandom, time.time_ns, early_retries=EARLY_RETRIES, roaming=False
         )
-        self._filter = Filter()
-        self._pipeline = Reference(
-            SessionTable(memory, roaming=False),
-            self._device.routes,
-            self._filter,
-            mtu=TAILNET_MTU,
-            vnet_hdr=tun.vnet_hdr,
-        )
-        self._engine = PythonEngine(self._device, self._pipeline, tun, sock, self)
+        self._engine = make_engine(self._device, self)
         self._transport = Transport(
             self._device, self._engine, sock, disco_key, os.urandom, self._host_changed, self._pinged
         )
         self._peers = Peers(self._device, memory, self._transport, say)
         self._names = Names(config, surroundings, self._device.routes, self._engine.write)
-        self._pipeline.local = self._names.traffic(self._peers.exits)
+        self._engine.set_local(self._names.traffic(self._peers.exits))
         self._wiring = Wiring(config.interface, config.own_address, config.max_mtu, config.exit_node)
         self._exit_node = ExitNode(config.exit_node)
         self._link = self._wiring.first_link()
@@ -205,7 +198,7 @@ class Life:
                     self._phase = Phase.LEAVING
                     self._claim.leaving()
                     engine_tasks.cancel_scope.cancel()
-                self._tun.close()  # nothing of the data plane runs between this and the next line
+                self._engine.close()  # nothing of the data plane runs between this and the next line
                 data_plane.cancel_scope.cancel()
             await self._leave()
             control_plane.cancel_scope.cancel()
@@ -337,7 +330,7 @@ class Life:
             self._keep("the netmap", lambda: self._claim.save_netmap(event.snapshot))
         peers = bool(delta.added or delta.changed or delta.removed)
         if first or peers or delta.packet_filter or delta.self_node:
-            self._filter.set_rules(*Admission.of(netmap))
+            self._engine.set_filter(Admission.of(netmap))
         if first or peers or delta.dns or delta.self_node:
             self._set_names()
         self._wire(self._wiring.apply(netmap, delta, time.time()))
@@ -367,10 +360,10 @@ class Life:
 
     def _wire(self, changes: Changes) -> None:
         now = trio.current_time()
-        self._peers.apply(changes, now)
+        self._engine.set_routes(self._peers.apply(changes, now))
         self._transport.peers_changed()
         self._engine.device_changed()
-        self._pipeline.local = self._names.traffic(self._peers.exits)
+        self._engine.set_local(self._names.traffic(self._peers.exits))
         if changes.link is not None:
             self._link = changes.link
             self._link_changed.set()

@@ -20,17 +20,21 @@ from contextlib import AsyncExitStack
 
 import trio
 
+from ts4nsnet.filter import Filter
 from ts4nsnet.keys import PrivateKey
 from ts4nsnet.netns import Tun
 from ts4nsnet.node import state
 from ts4nsnet.node.config import Config
+from ts4nsnet.node.engine import Engine, PythonEngine, Tailnet
 from ts4nsnet.node.identity import Identity
 from ts4nsnet.node.life import Life
 from ts4nsnet.node.statedir import StateDir
 from ts4nsnet.node.status import StartFailed, Status
 from ts4nsnet.node.surroundings import Surroundings
 from ts4nsnet.node.view import View
-from ts4nsnet.wireguard import SessionMemory
+from ts4nsnet.node.wiring import TAILNET_MTU
+from ts4nsnet.uring import Reference
+from ts4nsnet.wireguard import Device, SessionMemory, SessionTable
 
 # ours: peers that there is room for; memory is touched for those with a session only
 MAX_PEERS = 16384
@@ -120,9 +124,15 @@ class Node:
             opened.callback(tun.close)
             sock = opened.enter_context(await self._surroundings.udp_socket())
             memory = SessionMemory(await self._surroundings.session_memory(SessionMemory.size(MAX_PEERS)))
+
+            def make_engine(device: Device, tailnet: Tailnet) -> Engine:
+                sessions = SessionTable(memory, roaming=False)
+                pipeline = Reference(sessions, device.routes, Filter(), mtu=TAILNET_MTU, vnet_hdr=tun.vnet_hdr)
+                return PythonEngine(device, pipeline, tun, sock, tailnet)
+
             identity = claim.identity or Identity(PrivateKey(os.urandom(32)), PrivateKey(os.urandom(32)))
             claim.save(identity)
-            self._life = Life(self._config, self._say, claim, identity, self._surroundings, memory, tun, sock)
+            self._life = Life(self._config, self._say, claim, identity, self._surroundings, memory, make_engine, sock)
             self._begun.set()
             await self._life.run(self._stopping)
 

@@ -8,7 +8,7 @@ from ts4nsnet.endpoint import to_text
 from ts4nsnet.keys import ZERO_KEY, PublicKey
 from ts4nsnet.magicsock import Path, PeerPaths
 from ts4nsnet.node.view import PeerState
-from ts4nsnet.node.wiring import Changes, WiredPeer
+from ts4nsnet.node.wiring import Changes, Prefix, WiredPeer
 from ts4nsnet.wireguard import Device, SessionMemory, WireGuardError
 
 ACTIVE_TIME = 120.0  # seconds since a packet went to a peer; the reference's `tailscale status` says "active" so long
@@ -52,16 +52,21 @@ class Peers:
         """Numbers of the peers that take what is not the tailnet's."""
         return frozenset(self._exits)
 
-    def apply(self, changes: Changes, now: float) -> None:
-        """Do what the netmap's change asks for; the engine and the transport have still to be told."""
+    def apply(self, changes: Changes, now: float) -> dict[int, frozenset[Prefix]]:
+        """Do what the netmap's change asks for; the engine and the transport have still to be told.
+
+        Returns: what belongs to the numbers that have changed, in their order; nothing to those that are gone.
+        """
+        routes: dict[int, frozenset[Prefix]] = {}
         for key in changes.removed:
-            self._remove(key)
+            self._remove(key, routes)
         for peer in changes.peers:
             try:
-                self._set(peer, now)
+                self._set(peer, now, routes)
             except WireGuardError as error:
                 self._say(f"left out of the tailnet: {error}")
                 break  # there is no room for the others either
+        return routes
 
     def key(self, number: int) -> PublicKey | None:
         """Whose number it is."""
@@ -75,22 +80,25 @@ class Peers:
         """
         return {key: self._state(key, number, now, wall - now) for key, number in self._numbers.items()}
 
-    def _remove(self, key: PublicKey) -> None:
+    def _remove(self, key: PublicKey, routes: dict[int, frozenset[Prefix]]) -> None:
         number = self._numbers.pop(key, -1)
+        routes.pop(number, None)  # so that the order is that of the last change
+        routes[number] = frozenset()
         self._exits.discard(number)
         self._keys.pop(number, None)
         self._disco_keys.pop(key, None)
         self._transport.remove_peer(key)
         self._device.remove_peer(key)
 
-    def _set(self, peer: WiredPeer, now: float) -> None:
+    def _set(self, peer: WiredPeer, now: float, routes: dict[int, frozenset[Prefix]]) -> None:
         key, disco_key = peer.paths.key, peer.paths.disco_key
         known = self._disco_keys.get(key, ZERO_KEY)
         if not known.is_zero and known != disco_key:
-            self._remove(
-                key
-            )  # it was started anew and knows nothing of our session; our timers would take 15 s to see it
+            # it was started anew and knows nothing of our session, which our timers would see after 15 s
+            self._remove(key, routes)
         number = self._device.set_peer(peer.config, now)
+        routes.pop(number, None)
+        routes[number] = peer.config.allowed_ips
         self._numbers[key], self._keys[number], self._disco_keys[key] = number, key, disco_key
         if any(prefix.prefixlen == 0 for prefix in peer.config.allowed_ips):
             self._exits.add(number)

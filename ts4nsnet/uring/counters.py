@@ -20,6 +20,7 @@ class Drop(StrEnum):
     SOURCE_NOT_ALLOWED = "source not allowed"  # the packet's source does not belong to the peer that sealed it
     SEND_FAILED = "send failed"  # the kernel did not take a datagram
     SEND_TOO_BIG = "send too big"  # a datagram is longer than the path's MTU
+    NODE_BUSY = "node busy"  # the node did not take what is not the worker's
     WRITE_FAILED = "write failed"  # the kernel did not take a frame for the container; its link is down
 
 

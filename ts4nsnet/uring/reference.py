@@ -91,7 +91,8 @@ class Reference:
         vnet_hdr: whether frames begin with a virtio_net_hdr, so that superpackets can be read and written.
 
     Attributes:
-        local: what of the container's traffic is for the node itself; may be changed between two calls.
+        filter: as given; its rules may be changed between two calls.
+        local: what of the container's traffic is for the node itself; likewise.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Reference:
         self.local = LocalTraffic()
         self._sessions = sessions
         self._routes = routes
-        self._filter = packet_filter
+        self.filter = packet_filter
         self._mtu = mtu
         self._vnet_hdr = vnet_hdr
         self._trains: list[Train] = []
@@ -142,7 +143,7 @@ class Reference:
     def _admitted(self, peer: int | None, inner: Inner, packets: list[bytes]) -> int | None:
         """`peer`, if these packets may go to it."""
         first = packets[0]
-        if self._filter.outbound(first) is not Verdict.ACCEPT:
+        if self.filter.outbound(first) is not Verdict.ACCEPT:
             self.counters.dropped[Drop.FILTERED_OUT] += len(packets)
         elif peer is None:
             self._answer(answers.refusal(first), Drop.NO_ROUTE, len(packets))
@@ -218,7 +219,7 @@ class Reference:
             self.counters.dropped[Drop.SOURCE_NOT_ALLOWED] += 1
             return ()
         packet = plaintext[: inner.length]
-        match self._filter.inbound(packet):
+        match self.filter.inbound(packet):
             case Verdict.ACCEPT:
                 return (packet,)
             case Verdict.TSMP:

@@ -14,7 +14,7 @@ from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.magicsock import Path, PeerPaths
 from ts4nsnet.node.peers import Peers
 from ts4nsnet.node.wiring import Changes, wired_peer
-from ts4nsnet.wireguard import Device, SessionMemory
+from ts4nsnet.wireguard import AllowedIPs, Device, SessionMemory
 from ts4nsnet.wireguard.sessions import KeysZeroed
 
 WALL = 1_800_000_000.0
@@ -38,6 +38,7 @@ class Wired:
         self.told: list[str] = []
         self.known: dict[PublicKey, PeerPaths] = {}
         self.direct: set[PublicKey] = set()
+        self.routes = AllowedIPs()
         self.peers = Peers(self.device, self.memory, self, self.told.append)
 
     def set_peer(self, paths: PeerPaths, now: float) -> None:
@@ -51,7 +52,13 @@ class Wired:
 
     def apply(self, *nodes: Node, removed: tuple[PublicKey, ...] = ()) -> None:
         wired = tuple(wired_peer(node, is_exit=node is GATE) for node in nodes)
-        self.peers.apply(Changes(removed, wired), START)
+        for number, prefixes in self.peers.apply(Changes(removed, wired), START).items():
+            self.routes.set(number, prefixes)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether who follows the routes knows what the device knows."""
+        return all(self.routes.prefixes(number) == self.device.routes.prefixes(number) for number in range(8))
 
     def commands(self) -> list[object]:
         found: list[object] = []
@@ -73,6 +80,18 @@ def test_peers_are_known_to_both_and_forgotten_by_both() -> None:
     assert wired.peers.key(number) is None
     assert wired.peers.exits == frozenset()
     assert wired.device.routes.lookup(BOB.addresses[0].packed) is None
+
+
+def test_routes_are_told_in_an_order_that_can_be_followed() -> None:
+    wired = Wired()
+    wired.apply(BOB, replace(GATE, allowed_ips=(ip_network("10.0.0.0/8"),)))
+    assert wired.agrees
+    wired.apply(replace(BOB, allowed_ips=(ip_network("10.0.0.0/8"),)))  # moves
+    assert wired.agrees
+    wired.apply(replace(BOB, key=key(9)), removed=(BOB.key,))
+    assert wired.agrees
+    wired.apply(replace(BOB, key=key(9), disco_key=key(21)))
+    assert wired.agrees
 
 
 def test_exit_node_that_is_one_no_longer() -> None:

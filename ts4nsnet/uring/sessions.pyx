@@ -373,7 +373,7 @@ cdef class Sessions:
 
         The counters from `record.send_counter - count` on are then ours.
         """
-        cdef Session session = self._at(number, self.record(number).current)
+        cdef Session session = self._at(number, self.record(number).current) if number < self.peers else None
         if session is None or now - session.created_at >= reject_after_time:
             return None
         if session.record.send_counter > reject_after_messages - count:

@@ -36,19 +36,27 @@ cdef extern from "<sys/socket.h>" nogil:
         AF_INET6
         MSG_DONTWAIT
 
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in6_addr:
-        pass
+        unsigned char s6_addr[16]
     struct sockaddr_in6:
         unsigned short sin6_family
         uint16_t sin6_port
         uint32_t sin6_flowinfo
         in6_addr sin6_addr
         uint32_t sin6_scope_id
+    struct in_addr:
+        uint32_t s_addr
     struct sockaddr_in:
         unsigned short sin_family
         uint16_t sin_port
+        in_addr sin_addr
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -68,6 +76,16 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_create1(int flags)
     int epoll_ctl(int epoll, int what, int fd, epoll_event* event)
     int epoll_wait(int epoll, epoll_event* events, int size, int milliseconds)
+
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+
+    int clock_gettime(int clock, timespec* now)
+    enum:
+        CLOCK_BOOTTIME
 
 
 cdef extern from "<sys/mman.h>" nogil:

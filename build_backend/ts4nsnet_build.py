@@ -54,10 +54,10 @@ def _compiler() -> str | None:
 def _missing() -> str:
     """What is missing to compile with, or nothing."""
     if _compiler() is None:
-        return "a C compiler (Debian: apt install gcc)"
+        return "C compiler (Debian: apt install gcc)"
     headers = Path(sysconfig.get_path("include"))
     if not (headers / "Python.h").is_file():
-        return f"Python's headers in {headers} (Debian: apt install python3-dev)"
+        return f"{headers}/Python.h (Debian: apt install python3-dev)"
     return ""
 
 
@@ -75,7 +75,7 @@ def _include_dirs() -> list[str]:
 def extensions() -> list[Extension]:
     """One extension module per `.pyx`, or none where nothing can be compiled."""
     if missing := _missing():
-        print(f"ts4nsnet: no compiled engine, the slow `python` one is used: there is no {missing}", file=sys.stderr)
+        sys.stderr.write(f"ts4nsnet: no compiled engine, the slow `python` one is used: there is no {missing}\n")
     return [
         Extension(
             ".".join(path.with_suffix("").parts),

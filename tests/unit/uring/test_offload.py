@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.packets import FLOW4, superpacket
 from tests.unit.uring.test_coalesce import MERGED, STEP, build, on4
 from tests.unit.uring.test_segment import CASES, GOOD_TCP, GOOD_UDP, IPS, REFUSED, TCPS, UDPS, mutants
-from tests.unit.packets import FLOW4, superpacket
 from ts4nsnet.packet import TCP, UDP, IPv4, IPv6, Malformed
 from ts4nsnet.uring.coalesce import coalesce as coalesce_twin
 from ts4nsnet.uring.segment import Gso, VnetHeader

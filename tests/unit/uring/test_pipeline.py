@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The compiled pipeline: every test of its twin, and both side by side."""
 
-from typing import Any
-
 import pytest
 
 from tests.unit.uring import pipelines

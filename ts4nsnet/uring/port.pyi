@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Types of the compiled module `port`, whose essay is in its source.
+
+from collections.abc import Iterable, Sequence
+from socket import socket
+
+from ts4nsnet.uring.pipeline import Pipeline
+from ts4nsnet.uring.reference import Event
+from ts4nsnet.uring.trains import Train
+from ts4nsnet.wireguard import Command
+
+class Port:
+    pipeline: Pipeline
+    tun: int
+    sock: int
+    segments: bool
+    blocked: bool
+    def __init__(self, pipeline: Pipeline, tun: int, sock: socket, control: int = -1) -> None: ...
+    def carry(self, milliseconds: int = -1) -> bool: ...
+    def apply(self, command: Command) -> None: ...
+    def receive(self, trains: Iterable[Train]) -> None: ...
+    def write(self, packets: Sequence[bytes]) -> None: ...
+    def next_event(self) -> Event | Train | None: ...

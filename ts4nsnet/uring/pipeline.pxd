@@ -49,6 +49,7 @@ cdef struct OutTrain:
     uint32_t count
     uint32_t size       # bytes in all
     uint32_t segment    # bytes of each but the last
+    bint failed         # a backend's note: it has not gone yet, and must go another way
     uint8_t endpoint[32]
 
 

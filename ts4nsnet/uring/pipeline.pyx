@@ -272,6 +272,7 @@ cdef class Pipeline:
                 train.first = number
                 train.count = train.size = 0
                 train.segment = message.size
+                train.failed = False
                 memcpy(train.endpoint, endpoint, 32)
                 self.counts[SENT_TRAINS] += 1
             train.count += 1

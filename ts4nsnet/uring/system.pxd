@@ -78,6 +78,12 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_wait(int epoll, epoll_event* events, int size, int milliseconds)
 
 
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+        POLLOUT
+
+
 cdef extern from "<time.h>" nogil:
     struct timespec:
         long tv_sec
@@ -95,6 +101,8 @@ cdef extern from "<sys/mman.h>" nogil:
         MAP_PRIVATE
         MAP_ANONYMOUS
         MAP_NORESERVE
+        MAP_POPULATE
+        MAP_SHARED
     void* MAP_FAILED
     void* mmap(void* at, size_t size, int protection, int flags, int fd, long offset)
     int munmap(void* at, size_t size)

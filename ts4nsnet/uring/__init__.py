@@ -5,6 +5,13 @@
     segment     superpackets of the TUN become packets                         udp        the socket under the tunnel
     coalesce    packets become superpackets for the TUN                        counters   what passed, what was dropped
 
+Compiled, where there was a compiler; each is the twin of the module after the slash, and tests compare them:
+
+    offload     segment / coalesce                            port       what the two backends have in common
+    sessions    wireguard.sessions                            epoll      plain system calls
+    classify    whose an address is, which flows may pass     ring       io_uring
+    pipeline    reference                                     backends   which one it shall be
+
 The pipeline is pure: frames and trains in, frames and trains out; it owns the session table. Whoever runs it has the
 file descriptors: `node.engine` for the `python` engine.
 

@@ -30,3 +30,27 @@ cdef class Routes:
     cdef int32_t owner6(self, const uint8_t* address) noexcept nogil
     cdef int32_t source(self, const uint8_t* packet) noexcept nogil
     cdef int32_t destination(self, const uint8_t* packet) noexcept nogil
+
+
+cdef enum:
+    OUT = 0
+    IN = 1
+
+
+cdef struct Flow:
+    # a TCP or UDP flow in one direction
+    uint8_t addresses[32]
+    uint32_t ports
+    uint8_t version
+    uint8_t protocol
+    uint8_t direction
+    uint8_t unused
+    double until
+
+
+cdef class Accepted:
+    cdef Flow* flows
+
+    cdef bint has(self, const uint8_t* packet, uint32_t size, uint8_t direction, double now) noexcept nogil
+    cdef void note(self, const uint8_t* packet, uint32_t size, uint8_t direction, double now) noexcept nogil
+    cdef void clear(self) noexcept nogil

@@ -93,6 +93,10 @@ cdef class EpollPort(Port):
         if self.epoll > 0:
             os.close(self.epoll)
 
+    def fileno(self):
+        """Readable when there is something to carry."""
+        return self.epoll
+
     cdef int _watch(self, int what, int fd, uint32_t events) except -1:
         cdef epoll_event event
         event.events = events
@@ -101,8 +105,12 @@ cdef class EpollPort(Port):
             raise OSError(errno, os.strerror(errno))
         return 0
 
-    def carry(self, int milliseconds=-1):
+    def carry(self, int milliseconds=-1, int batches=-1):
         """Carry packets until there is something for the node, or until the time is over with nothing to carry.
+
+        Args:
+            milliseconds: -1 to wait for ever.
+            batches: after how many of them to return all the same; -1 for never.
 
         Returns: whether `control` is readable; other news are in `next_event`.
         """
@@ -111,7 +119,8 @@ cdef class EpollPort(Port):
         cdef bint asked = False
         cdef double now
         self.pipeline.refresh()
-        while not asked and not self.pipeline._events and not self.pipeline.sessions._events:
+        while batches and not asked and not self.pipeline._events and not self.pipeline.sessions._events:
+            batches -= 1
             ready = epoll_wait(self.epoll, events, 4, milliseconds)
             if ready < 0 and errno != EINTR:
                 raise OSError(errno, os.strerror(errno))
@@ -131,6 +140,7 @@ cdef class EpollPort(Port):
                         self._from_tun(now)
                 else:
                     asked = True
+            self.settle()
             self._follow()
         return asked
 
@@ -156,7 +166,7 @@ cdef class EpollPort(Port):
                 if errno == EINTR:
                     continue
                 raise OSError(errno, f"reading the TUN device: {os.strerror(errno)}; was it deleted?")
-            self.pipeline.take_frame(self.frame, size)
+            self.pipeline.take_frame(self.frame, size, now)
             batch_bytes += size
             if batch_bytes > MAX_BATCH_BYTES or not self.pipeline.has_room():
                 break

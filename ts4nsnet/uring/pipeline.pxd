@@ -3,8 +3,8 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-from ts4nsnet.uring.classify cimport Routes
-from ts4nsnet.uring.offload cimport Coalescer
+from ts4nsnet.uring.classify cimport Accepted, Routes
+from ts4nsnet.uring.offload cimport Coalescer, Cut
 from ts4nsnet.uring.sessions cimport Session, Sessions
 
 
@@ -58,6 +58,9 @@ cdef class Pipeline:
     cdef readonly object counter_memory
     cdef uint64_t[::1] _counters
     cdef uint64_t* counts
+    cdef public object judge
+    cdef object _judge_version
+    cdef Accepted accepted
     cdef object _allowed_ips
     cdef object _routes_version
     cdef Routes routes
@@ -78,7 +81,8 @@ cdef class Pipeline:
 
     cdef int refresh(self) except -1
     cdef bint has_room(self) noexcept
-    cdef int take_frame(self, const uint8_t* frame, size_t size) except -1
+    cdef int take_frame(self, const uint8_t* frame, size_t size, double now) except -1
+    cdef int _ask(self, const Cut* cut, int32_t peer, double now) except -1
     cdef Message* stage(self, uint32_t peer, uint32_t size) except NULL
     cdef int seal_batches(self, double now) except -1
     cdef int _seal_batch(self, Batch* batch, double now) except -1

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Types of the compiled module `pipeline`, whose essay is in its source.
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from ts4nsnet.packet import Buffer
-from ts4nsnet.uring.counters import Counters
+from ts4nsnet.uring.counters import Counters, Drop
 from ts4nsnet.uring.offload import Coalescer
 from ts4nsnet.uring.reference import Event
 from ts4nsnet.uring.sessions import Sessions
@@ -16,8 +16,14 @@ COUNTER_WORDS: int
 
 def counters_in(memory: Any) -> Counters: ...
 
+class Judge(Protocol):
+    version: object
+    def outbound(self, packets: list[bytes], peer: int | None, now: float, /) -> int | None: ...
+    def inbound(self, packet: bytes, peer: int, now: float, /) -> bool: ...
+
 class Pipeline:
     sessions: Sessions
+    judge: Judge | None
     coalescer: Coalescer
     counter_memory: Any
     def __init__(
@@ -28,6 +34,9 @@ class Pipeline:
     def from_tun(self, frames: Iterable[Buffer], now: float) -> None: ...
     def from_udp(self, trains: Iterable[Train], now: float) -> None: ...
     def apply(self, command: Command, now: float) -> None: ...
+    def drop(self, reason: Drop, packets: int = 1) -> None: ...
+    def emit(self, event: Event) -> None: ...
+    def write(self, packets: Sequence[bytes]) -> None: ...
     def next_event(self) -> Event | None: ...
     def trains_to_send(self) -> list[Train]: ...
     def frames_to_write(self) -> list[bytes]: ...

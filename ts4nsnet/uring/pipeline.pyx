@@ -11,6 +11,14 @@ A packet is a record in an array and bytes at a place, never an object; the aren
     batches    peer, first message, last message      of the frames taken since the last `seal_batches`
     trains     first message, how many, endpoint      what is to be sent
 
+What may pass says `judge`, an object in Python; without one, everything of which is known whose it is. Of most packets
+it is not asked (see `classify.Accepted`). Asked it is of whole frames and single packets:
+
+    outbound(packets, peer, now)   of one frame of the container's; peer None: nobody's. Returns whose they are to be;
+                                   None: it has dealt with them (`drop`, `emit`, `write`). It may change `packets`
+    inbound(packet, peer, now)     of a peer, and from an address of that peer's. Returns whether it may pass
+    version                        another number after each change of what it goes by
+
 There are two ways to use it. The ports (`epoll`, `ring`) call the C functions: take_frame for each frame, seal_batches,
 send what is in `trains`, reset; take_train for each train, write what the coalescer has, close_frames. The calls for
 Python are the twin's; what comes out is then copied into objects.
@@ -25,6 +33,7 @@ from collections import deque
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from ts4nsnet.uring.classify cimport IN, OUT, Accepted
 from ts4nsnet.uring.offload cimport Cut, emit_segment, iovec, plan, segment_size
 from ts4nsnet.uring.system cimport (
     MAP_ANONYMOUS,
@@ -108,6 +117,9 @@ cdef class Pipeline:
         mtu: of all paths, bytes of inner packet.
         vnet_hdr: whether frames begin with a virtio_net_hdr.
         counter_memory: where to count, COUNTER_WORDS of 64 bits; None for memory of its own.
+
+    Attributes:
+        judge: see above; may be set between two calls.
     """
 
     def __cinit__(self, Sessions sessions not None, allowed_ips, *, uint32_t mtu, bint vnet_hdr, counter_memory=None):
@@ -121,6 +133,7 @@ cdef class Pipeline:
         self.counts = &self._counters[0]
         self._allowed_ips = allowed_ips
         self.routes = Routes()
+        self.accepted = Accepted()
         self.mtu = mtu
         self.vnet_hdr = vnet_hdr
         self.coalescer = Coalescer(vnet_hdr=vnet_hdr)
@@ -145,7 +158,10 @@ cdef class Pipeline:
             munmap(self.arena, ARENA_BYTES)
 
     cdef int refresh(self) except -1:
-        """Take the routes as they are now."""
+        """Take the routes and the judge as they are now."""
+        if self.judge is not None and self.judge.version != self._judge_version:
+            self._judge_version = self.judge.version
+            self.accepted.clear()
         if self._allowed_ips.version != self._routes_version:
             self._routes_version = self._allowed_ips.version
             self.routes.load(*flat(self._allowed_ips))
@@ -161,7 +177,7 @@ cdef class Pipeline:
             and self.batch_count < MAX_BATCHES
         )
 
-    cdef int take_frame(self, const uint8_t* frame, size_t size) except -1:
+    cdef int take_frame(self, const uint8_t* frame, size_t size, double now) except -1:
         """Put the packets of a frame into the arena; only if there is room. The frame is used up."""
         cdef Cut cut
         cdef Message* message
@@ -179,6 +195,12 @@ cdef class Pipeline:
             return 0
         self.counts[READ_PACKETS] += cut.count
         peer = self.routes.destination(cut.packet)
+        if self.judge is not None and (
+            peer < 0
+            or segment_size(&cut, 0) > self.mtu
+            or not self.accepted.has(cut.packet, cut.size, OUT, now)
+        ):
+            return self._ask(&cut, peer, now)
         if peer < 0:
             self.counts[NO_ROUTE] += cut.count
             return 0
@@ -186,6 +208,30 @@ cdef class Pipeline:
             message = self.stage(peer, segment_size(&cut, number))
             emit_segment(&cut, number, message.at + 16)
         return 0
+
+    cdef int _ask(self, const Cut* cut, int32_t peer, double now) except -1:
+        """Let the judge say what becomes of the packets of a frame."""
+        cdef uint32_t number
+        cdef bytearray whole
+        packets = []
+        for number in range(cut.count):
+            whole = bytearray(segment_size(cut, number))
+            emit_segment(cut, number, <uint8_t*>whole)
+            packets.append(bytes(whole))
+        owner = self.judge.outbound(packets, None if peer < 0 else peer, now)
+        if owner is None:
+            return 0
+        self.accepted.note(cut.packet, cut.size, OUT, now)
+        for packet in packets:
+            self._stage_copy(owner, packet)
+        return 0
+
+    def _stage_copy(self, uint32_t peer, packet):
+        cdef const uint8_t[::1] view
+        cdef Message* message = self.stage(peer, <uint32_t>len(packet))
+        if packet:
+            view = packet
+            memcpy(message.at + 16, &view[0], view.shape[0])
 
     cdef Message* stage(self, uint32_t peer, uint32_t size) except NULL:
         """Make room for a packet at the end of its peer's batch; its padding is there already."""
@@ -326,7 +372,10 @@ cdef class Pipeline:
             self.counts[INNER_MALFORMED] += 1
         elif self.routes.source(packet) != <int32_t>self.sessions.opened_by:
             self.counts[SOURCE_NOT_ALLOWED] += 1
-        else:
+        elif self.judge is None or self.accepted.has(packet, length, IN, now):
+            self.coalescer.add(packet, length)
+        elif self.judge.inbound(<bytes>packet[:length], self.sessions.opened_by, now):
+            self.accepted.note(packet, length, IN, now)
             self.coalescer.add(packet, length)
         return 0
 
@@ -349,7 +398,7 @@ cdef class Pipeline:
             if not frame:
                 frame = b"\0"  # as malformed, and it has an address
             view = frame
-            self.take_frame(&view[0], view.shape[0])
+            self.take_frame(&view[0], view.shape[0], now)
         self.seal_batches(now)
 
     def from_udp(self, trains, double now):
@@ -371,8 +420,6 @@ cdef class Pipeline:
 
     def apply(self, command, double now):
         """Do what the node says."""
-        cdef Message* message
-        cdef const uint8_t[::1] view
         if not isinstance(command, Seal):
             self.sessions.apply(command)
             return
@@ -380,11 +427,23 @@ cdef class Pipeline:
             if not self.has_room():
                 self.seal_batches(now)
                 self._collect()
-            message = self.stage(command.peer, <uint32_t>len(packet))
-            if packet:
-                view = packet
-                memcpy(message.at + 16, &view[0], view.shape[0])
+            self._stage_copy(command.peer, packet)
         self.seal_batches(now)
+
+    def drop(self, reason, uint32_t packets=1):
+        """Count what the judge has dropped."""
+        self.counts[len(_FIELDS) + _DROPS.index(reason)] += packets
+
+    def emit(self, event):
+        """Let the node hear something."""
+        self._events.append(event)
+
+    def write(self, packets):
+        """Take packets for the container, in their order, each for itself."""
+        for packet in packets:
+            self._frames.append(bytes(10) + packet if self.vnet_hdr else bytes(packet))
+            self.counts[WRITTEN_PACKETS] += 1
+            self.counts[WRITTEN_FRAMES] += 1
 
     def next_event(self):
         """The next thing for the node, or None."""

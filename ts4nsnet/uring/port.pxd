@@ -41,6 +41,7 @@ cdef class Port:
     cdef bint ipv6
     cdef readonly bint segments
     cdef readonly bint blocked      # the UDP socket is full
+    cdef public object relay
     cdef uint32_t next_train
     cdef uint32_t train_sent        # datagrams of that one, which goes one by one
     cdef bint singly
@@ -55,4 +56,6 @@ cdef class Port:
     cdef int send_train(self, OutTrain* train) except -1
     cdef int refused(self, int error, uint32_t datagrams) except -1
     cdef int write_frames(self) except -1
+    cdef int settle(self) except -1
+    cdef int _write(self, frames) except -1
     cdef int write_refused(self, uint32_t number, int error) except -1

@@ -11,7 +11,10 @@ writev. What the kernel refuses is dealt with here, as `udp.UdpPort` and `node.e
     writev    EINVAL of a superpacket   its packets are written one by one (some kernels refuse a short tail)
               anything else             dropped and counted
 
-A train whose endpoint is no UDP address goes to the node, as an event: it knows relays.
+A train whose endpoint is no UDP address is a relay's: it goes to `relay`, or is an event for the node.
+
+To the node a port is its pipeline: it takes the same commands and gives the same events, and what they cause to be sent
+or written is sent and written at once.
 """
 
 import os
@@ -56,6 +59,11 @@ cdef class Port:
         pipeline: nobody else uses it from now on but for `apply` and `next_event`.
         tun: the queue's fd, non-blocking.
         sock: of `uring.udp.open_socket`; both stay the caller's.
+
+    Attributes:
+        relay: takes a train whose endpoint is no UDP address; None: such trains are events.
+        segments: whether trains are sent in one call (UDP_SEGMENT).
+        blocked: whether the UDP socket is full.
     """
 
     def __cinit__(self, Pipeline pipeline not None, int tun, sock, *arguments, **options):
@@ -122,7 +130,11 @@ cdef class Port:
         for number in range(train.count):
             payload.append(<bytes>self.pipeline.messages[place].at[: self.pipeline.messages[place].size])
             place = self.pipeline.messages[place].next
-        self.pipeline._events.append(Train(payload, train.segment, train.count, <bytes>train.endpoint[:32]))
+        whole = Train(payload, train.segment, train.count, <bytes>train.endpoint[:32])
+        if self.relay is not None:
+            self.relay(whole)
+        else:
+            self.pipeline._events.append(whole)
         return True
 
     # --- UDP ----------------------------------------------------------------------------------------------------------
@@ -223,6 +235,14 @@ cdef class Port:
         self.pipeline.close_frames()
         return 0
 
+    cdef int settle(self) except -1:
+        """Send and write what the judge has caused."""
+        if self.pipeline.train_count and not self.blocked:
+            self.send_trains()
+        if self.pipeline._frames:
+            self._write(self.pipeline.frames_to_write())
+        return 0
+
     cdef int write_refused(self, uint32_t number, int error) except -1:
         """A frame was not taken; `pieces` are those of another one by now, perhaps."""
         cdef int piece
@@ -240,29 +260,40 @@ cdef class Port:
 
     # --- what the node says -------------------------------------------------------------------------------------------
 
-    def apply(self, command):
+    def apply(self, command, double now):
         """Do what the node says, and send what that has sealed."""
-        self.pipeline.apply(command, self.now())
-        if not self.blocked:
-            self.send_trains()
+        self.pipeline.apply(command, now)
+        self.settle()
 
-    def receive(self, trains):
+    def from_udp(self, trains, double now):
         """Take what has come for this node by another way than UDP."""
-        self.pipeline.from_udp(trains, self.now())
-        self._write(self.pipeline.frames_to_write())
+        self.pipeline.refresh()
+        self.pipeline.from_udp(trains, now)
+        self.settle()
 
     def write(self, packets):
         """Give packets to the container."""
-        for packet in packets:
-            self._write([bytes(10) + packet if self.pipeline.vnet_hdr else packet])
+        self.pipeline.write(packets)
+        self.settle()
 
     def next_event(self):
         """The next thing for the node, or None."""
         return self.pipeline.next_event()
 
-    def _write(self, frames):
+    @property
+    def counters(self):
+        """The pipeline's counters at this moment."""
+        return self.pipeline.counters
+
+    @property
+    def has_trains(self):
+        """Whether there is something to send: never, as it has been sent, or waits for room."""
+        return False
+
+    cdef int _write(self, frames) except -1:
         for frame in frames:
             try:
                 os.write(self.tun, frame)
             except OSError:
                 self.pipeline.counts[WRITE_FAILED] += 1
+        return 0

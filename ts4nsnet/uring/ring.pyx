@@ -71,6 +71,7 @@ from ts4nsnet.uring.system cimport (
     mmap,
     msghdr,
     munmap,
+    read,
     sockaddr_in6,
 )
 
@@ -109,6 +110,7 @@ cdef enum:
     ENTER_GETEVENTS = 1
     ENTER_EXT_ARG = 8
     ENTER_REGISTERED_RING = 16
+    REGISTER_EVENTFD = 4
     REGISTER_RING_FDS = 20
     REGISTER_PBUF_RING = 22
     OP_READ_MULTISHOT = 49
@@ -237,7 +239,8 @@ cdef class Ring:
         if self.fd < 0 or not params.features & FEAT_SINGLE_MMAP:
             raise OSError(errno, f"io_uring: {os.strerror(errno)}")
         self.queues_size = max(
-            params.sq_off.array + params.sq_entries * 4, params.cq_off.cqes + params.cq_entries * sizeof(__io_uring_cqe)
+            <size_t>params.sq_off.array + params.sq_entries * 4,
+            <size_t>params.cq_off.cqes + params.cq_entries * sizeof(__io_uring_cqe),
         )
         self.queues = <uint8_t*>self._map(self.queues_size, 0)
         self.entries = <uint8_t*>self._map(params.sq_entries * 64, OFF_SQES)
@@ -339,6 +342,7 @@ cdef class RingPort(Port):
     cdef bint control_armed
     cdef bint room_armed
     cdef int tun_error
+    cdef int news                       # the eventfd, -1 for none
 
     def __init__(self, pipeline, int tun, sock, int control=-1):
         self.control = control
@@ -358,6 +362,11 @@ cdef class RingPort(Port):
     def __dealloc__(self):
         free(self.sendings)
         free(self.pool)
+        if self.news >= 0:
+            os.close(self.news)
+
+    def __cinit__(self, *arguments, **options):
+        self.news = -1
 
     cdef int _check(self) except -1:
         """See whether the kernel took the repeated requests; it refuses them at once."""
@@ -399,23 +408,52 @@ cdef class RingPort(Port):
         entry.user_data = about
         return 0
 
-    def carry(self, int milliseconds=-1):
+    def carry(self, int milliseconds=-1, int batches=-1):
         """Carry packets until there is something for the node, or until the time is over with nothing to carry.
+
+        Args:
+            milliseconds: -1 to wait for ever.
+            batches: after how many of them to return all the same; -1 for never.
 
         Returns: whether `control` is readable; other news are in `next_event`.
         """
         cdef bint asked = False
+        cdef bint drained = False
+        cdef uint64_t count
         self.pipeline.refresh()
-        while not asked and not self.pipeline._events and not self.pipeline.sessions._events:
+        if self.news >= 0:
+            read(self.news, &count, sizeof(count))  # before looking, so that nothing is missed
+        while batches and not asked and not self.pipeline._events and not self.pipeline.sessions._events:
+            batches -= 1
             self._arm()
             self.ring.enter(1 if milliseconds else 0, milliseconds if milliseconds else -1)
             if self.ring.cq_head[0] == load(self.ring.cq_tail):
                 if milliseconds >= 0:
+                    drained = True
                     break
                 continue
             asked = self._reap(self.now())
         self._flush()
+        self._arm()
+        self._submit()
+        if self.news >= 0 and not drained:
+            os.eventfd_write(self.news, 1)
         return asked
+
+    def fileno(self):
+        """Readable when there is something to carry: an eventfd, made when it is first asked for.
+
+        The ring's own fd would not do: whoever already sleeps on it is not woken (DEFER_TASKRUN; Linux 6.18).
+        """
+        cdef int fd
+        if self.news < 0:
+            fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            if syscall(SYS_io_uring_register, self.ring.fd, REGISTER_EVENTFD, &fd, 1) < 0:
+                os.close(fd)
+                raise OSError(errno, f"io_uring: an eventfd: {os.strerror(errno)}")
+            self.news = fd
+            os.eventfd_write(fd, 1)  # there may be something already
+        return self.news
 
     # --- what has come ------------------------------------------------------------------------------------------------
 
@@ -432,7 +470,7 @@ cdef class RingPort(Port):
             if done.user_data == TUN:
                 self.tun_armed = self.tun_armed and done.flags & CQE_MORE != 0
                 if done.res >= 0:
-                    self._take_frame(<uint16_t>(done.flags >> 16), done.res)
+                    self._take_frame(<uint16_t>(done.flags >> 16), done.res, now)
                 elif done.res not in (-ENOBUFS, -EINTR, -EAGAIN):
                     self.tun_error = -done.res
             elif done.user_data == SOCKET:
@@ -445,33 +483,35 @@ cdef class RingPort(Port):
             elif done.user_data == ROOM:
                 self.room_armed = False
                 self.send_trains()
-                self._take_held()
+                self._take_held(now)
             place += 1
             store(self.ring.cq_head, place)
             if self.pipeline.arena_used > MAX_BATCH_BYTES or self.taken_bytes > MAX_BATCH_BYTES:
                 self._queue(now)
                 self._flush()
         self._queue(now)
+        if self.pipeline._frames:
+            self._write(self.pipeline.frames_to_write())
         if self.tun_error:
             raise OSError(self.tun_error, f"reading the TUN device: {os.strerror(self.tun_error)}; was it deleted?")
         return asked
 
-    cdef int _take_frame(self, uint16_t number, uint32_t size) except -1:
+    cdef int _take_frame(self, uint16_t number, uint32_t size, double now) except -1:
         if self.blocked or self.held_count or not self.pipeline.has_room():
             self.held[self.held_count].buffer = number
             self.held[self.held_count].size = size
             self.held_count += 1
             return 0
-        self.pipeline.take_frame(self.frames.at(number), size)
+        self.pipeline.take_frame(self.frames.at(number), size, now)
         self.frames.give(number)
         return 0
 
-    cdef int _take_held(self) except -1:
+    cdef int _take_held(self, double now) except -1:
         """Go on with the frames that waited, in their order."""
         cdef uint32_t number
         cdef uint32_t taken = 0
         while taken < self.held_count and not self.blocked and self.pipeline.has_room():
-            self.pipeline.take_frame(self.frames.at(self.held[taken].buffer), self.held[taken].size)
+            self.pipeline.take_frame(self.frames.at(self.held[taken].buffer), self.held[taken].size, now)
             self.frames.give(self.held[taken].buffer)
             taken += 1
         for number in range(taken, self.held_count):

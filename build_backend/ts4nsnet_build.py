@@ -2,12 +2,15 @@
 """The build back end (PEP 517, PEP 660): setuptools, which asks for a compiler's tools only where there is a compiler.
 
 ts4nsnet runs without compiled code (the `python` engine). Its compiled engine is Cython, found as `*.pyx` under
-`ts4nsnet/`: where there are such files and a C compiler, Cython is asked for and they are compiled; elsewhere the
-same tree installs as pure Python. `setup.py` beside pyproject.toml lists the extensions through `extensions()`.
+`ts4nsnet/`: where there are such files, a C compiler and Python's headers, Cython and python-liburing (for its
+declarations: nothing of it is linked or imported) are asked for and they are compiled; elsewhere the same tree installs
+as pure Python, and one line says so. `setup.py` beside pyproject.toml lists the extensions through `extensions()`.
 """
 
+import importlib.util
 import os
 import shutil
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,9 @@ __all__ = [
 
 ConfigSettings = dict[str, Any] | None
 
-COMPILED_REQUIREMENTS = ("cython>=3.1",)
+COMPILED_REQUIREMENTS = ("cython>=3.1", "liburing==2024.5.3")
+# gcc leaves loops over bytes alone at -O2
+COMPILE_ARGUMENTS = ("-O3", "-Wno-unused-function")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -46,14 +51,41 @@ def _compiler() -> str | None:
     return shutil.which(command[0])
 
 
+def _missing() -> str:
+    """What is missing to compile with, or nothing."""
+    if _compiler() is None:
+        return "C compiler (Debian: apt install gcc)"
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").is_file():
+        return f"{headers}/Python.h (Debian: apt install python3-dev)"
+    return ""
+
+
 def _sources() -> list[Path]:
-    return sorted((ROOT / "ts4nsnet").rglob("*.pyx")) if _compiler() else []
+    return [] if _missing() else sorted((ROOT / "ts4nsnet").rglob("*.pyx"))
+
+
+def _include_dirs() -> list[str]:
+    # python-liburing's declarations name the header as '../include/liburing.h'
+    spec = importlib.util.find_spec("liburing")
+    package = Path(spec.origin).parent if spec and spec.origin else None
+    return [str(package / "lib"), str(package / "include")] if package else []
 
 
 def extensions() -> list[Extension]:
     """One extension module per `.pyx`, or none where nothing can be compiled."""
-    sources = [path.relative_to(ROOT) for path in _sources()]
-    return [Extension(".".join(path.with_suffix("").parts), [str(path)]) for path in sources]
+    if missing := _missing():
+        sys.stderr.write(f"ts4nsnet: no compiled engine, the slow `python` one is used: there is no {missing}\n")
+    return [
+        Extension(
+            ".".join(path.with_suffix("").parts),
+            [str(path)],
+            include_dirs=_include_dirs(),
+            extra_compile_args=list(COMPILE_ARGUMENTS),
+            define_macros=[("_GNU_SOURCE", "1")],
+        )
+        for path in (source.relative_to(ROOT) for source in _sources())
+    ]
 
 
 def _compiled_requirements() -> list[str]:

@@ -61,7 +61,9 @@ class WireGuardPeer(ABC):
 
 
 class Ours(WireGuardPeer):
-    """The `python` engine, attached to a container."""
+    """Our engine, attached to a container; `engine` says which."""
+
+    engine = "python"
 
     def __init__(self, topology: Topology, host: Host, own: Identity, other: Identity) -> None:
         super().__init__(host, own, other)
@@ -78,6 +80,7 @@ class Ours(WireGuardPeer):
         theirs.close()
         self.ask(
             netns=self.inside.netns,
+            engine=self.engine,
             tun="tap0",
             private_key=_base64(self.own.key.private_bytes()),
             port=PORT,

@@ -15,8 +15,9 @@ import socket
 import sys
 import time
 from dataclasses import asdict
+from importlib import import_module
 from ipaddress import ip_network
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -25,10 +26,15 @@ from ts4nsnet.drive import BoottimeClock
 from ts4nsnet.endpoint import to_endpoint
 from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.netns import Link, NetnsChild, Route, Target, Tun
+from ts4nsnet.node.compiled import CompiledEngine
 from ts4nsnet.node.engine import PythonEngine
 from ts4nsnet.sockets import open_socket
 from ts4nsnet.uring import Reference
+from ts4nsnet.uring.backends import open_port
 from ts4nsnet.wireguard import Device, PeerConfig, RekeyWanted, SessionMemory, SessionTable
+
+if TYPE_CHECKING:
+    from ts4nsnet.uring.pipeline import Pipeline
 
 Json = dict[str, Any]
 
@@ -62,12 +68,21 @@ class Node:
         sock = open_socket(config["port"])
         memory = SessionMemory(mmap.mmap(-1, SessionMemory.size(16)))
         self._device = Device(PrivateKey.from_base64(config["private_key"]), memory, os.urandom, time.time_ns)
-        self._table = SessionTable(memory)
-        self._pipeline = Reference(
+        self._numbers: dict[str, int] = {}
+        if config["engine"] == "python":
+            self._table = SessionTable(memory)
+            self._pipeline = Reference(
+                self._table, self._device.routes, open_filter(), mtu=config["mtu"], vnet_hdr=tun.vnet_hdr
+            )
+            self.engine = PythonEngine(self._device, self._pipeline, tun, sock)
+            return
+        compiled = {name: import_module(f"ts4nsnet.uring.{name}") for name in ("sessions", "pipeline")}
+        self._table = compiled["sessions"].Sessions(memory)
+        self._pipeline = compiled["pipeline"].Pipeline(
             self._table, self._device.routes, open_filter(), mtu=config["mtu"], vnet_hdr=tun.vnet_hdr
         )
-        self._numbers: dict[str, int] = {}
-        self.engine = PythonEngine(self._device, self._pipeline, tun, sock)
+        port = open_port(config["engine"], cast("Pipeline", self._pipeline), tun.fds[0], sock, print)
+        self.engine = CompiledEngine(self._device, port, tun, sock)
 
     def answer(self, request: Json) -> Json:
         """Do what is asked."""

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The build back end asks for Cython only where there is something to compile and something to compile with.
 
-Each test gives the back end a small project of its own and a PATH with or without a compiler. Nothing is built.
+Each test gives the back end a small project of its own, a PATH with or without a compiler, and a folder with or without
+Python's headers. Nothing is built.
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,9 @@ packages = ["ts4nsnet"]
 """
 # prints what is asked for, then the extensions; the hooks themselves print, so ours is the last line
 PROGRAM = """
-import json, ts4nsnet_build as backend
+import json, sysconfig
+sysconfig.get_path = lambda name: name
+import ts4nsnet_build as backend
 asked = [backend.get_requires_for_build_wheel(), backend.get_requires_for_build_editable()]
 print(json.dumps([asked, [extension.name for extension in backend.extensions()]]))
 """
@@ -40,6 +44,8 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "ts4nsnet" / "uring").mkdir(parents=True)
     (tmp_path / "ts4nsnet" / "__init__.py").touch()
     (tmp_path / "bin").mkdir()  # the PATH
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "Python.h").touch()
     return tmp_path
 
 
@@ -55,6 +61,11 @@ def add_compiler(project: Path) -> None:
 
 def ask(project: Path) -> tuple[list[list[str]], list[str]]:
     """What the hooks for a wheel and for an editable install ask for beside setuptools' own; the extensions."""
+    return answer(project)[:2]
+
+
+def answer(project: Path) -> tuple[list[list[str]], list[str], str]:
+    """Likewise, and what the back end said."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=project,
@@ -66,21 +77,32 @@ def ask(project: Path) -> tuple[list[list[str]], list[str]]:
     )
     assert done.returncode == 0, done.stderr
     asked, extensions = json.loads(done.stdout.splitlines()[-1])
-    return [[name for name in names if name != "wheel"] for names in asked], extensions
+    return [[name for name in names if name != "wheel"] for names in asked], extensions, done.stderr
 
 
 def test_cython_is_asked_for_with_source_and_compiler(project: Path) -> None:
     add_compiled_source(project)
     add_compiler(project)
     (wheel, editable), extensions = ask(project)
-    assert [name.partition(">")[0] for name in wheel] == ["cython"]
+    assert [re.split("[>=]", name)[0] for name in wheel] == ["cython", "liburing"]
     assert editable == wheel
     assert extensions == ["ts4nsnet.uring.ring"]
 
 
 def test_nothing_is_asked_for_without_a_compiler(project: Path) -> None:
     add_compiled_source(project)
-    assert ask(project) == ([[], []], [])
+    asked, extensions, said = answer(project)
+    assert (asked, extensions) == ([[], []], [])
+    assert "there is no C compiler (Debian: apt install gcc)" in said
+
+
+def test_nothing_is_asked_for_without_pythons_headers(project: Path) -> None:
+    add_compiled_source(project)
+    add_compiler(project)
+    (project / "include" / "Python.h").unlink()
+    asked, extensions, said = answer(project)
+    assert (asked, extensions) == ([[], []], [])
+    assert "apt install python3-dev" in said
 
 
 def test_nothing_is_asked_for_without_compiled_source(project: Path) -> None:

@@ -41,7 +41,7 @@ from ts4nsnet.uring import (
     VnetHeader,
     segment,
 )
-from ts4nsnet.uring.reference import Refused
+from ts4nsnet.uring.events import Refused
 from ts4nsnet.wireguard import Device, Seal
 
 FRAME_BYTES = 10 + 65536  # a vnet header and the longest packet; a shorter buffer would cut it without a word
@@ -146,11 +146,11 @@ class PythonEngine:
 
     def set_filter(self, admission: Admission) -> None:
         """See `Engine`."""
-        self._pipeline.filter.set_rules(*admission)
+        self._pipeline.judge.set_rules(*admission)
 
     def set_local(self, traffic: LocalTraffic) -> None:
         """See `Engine`."""
-        self._pipeline.local = traffic
+        self._pipeline.judge.local = traffic
 
     def set_routes(self, routes: Mapping[int, Collection[Prefix]]) -> None:
         """See `Engine`: the pipeline looks at the device's own table."""
@@ -240,7 +240,7 @@ class PythonEngine:
                         self._device.send(event.peer, event.packets, now)
                     case Local():
                         if self._tailnet is None or not self._tailnet.take_local(event.packet):
-                            self._pipeline.forward(event.packet, now)
+                            self._pipeline.judge.forward(event.packet, now)
                     case Refused():
                         if self._tailnet is not None:
                             self._tailnet.take_refused(event.destination)

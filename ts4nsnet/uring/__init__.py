@@ -4,7 +4,15 @@
     reference   the pipeline in plain code, and the oracle of compiled ones    trains     datagrams of one call
     segment     superpackets of the TUN become packets                         udp        the socket under the tunnel
     coalesce    packets become superpackets for the TUN                        counters   what passed, what was dropped
-    local       what of the container's is for the node itself
+    local       what of the container's is for the node itself                 events     what is told to the node
+    judge       what may pass, for all pipelines
+
+Compiled, where there was a compiler; each is the twin of the module after the slash, and tests compare them:
+
+    offload     segment / coalesce                            port       what the two backends have in common
+    sessions    wireguard.sessions                            epoll      plain system calls
+    classify    whose an address is, which flows may pass     ring       io_uring
+    pipeline    reference                                     backends   which one it shall be
 
 The pipeline is pure: frames and trains in, frames and trains out; it owns the session table. Whoever runs it has the
 file descriptors: `node.engine` for the `python` engine.
@@ -13,8 +21,9 @@ Source: architecture of Linux's tun and UDP offloads; see the modules.
 """
 
 from ts4nsnet.uring.counters import Counters, Drop
+from ts4nsnet.uring.events import Local, Message, Slow, Unsealed
 from ts4nsnet.uring.local import LocalTraffic
-from ts4nsnet.uring.reference import Local, Message, Reference, Slow, Unsealed
+from ts4nsnet.uring.reference import Reference
 from ts4nsnet.uring.segment import VnetHeader, segment
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.uring.udp import UdpPort

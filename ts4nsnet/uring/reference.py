@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The reference pipeline: a packet's way between TUN and UDP, in plain code that is easy to check.
 
-    from_tun   frame ─► segment ─► filter ─► whose is the destination? ─► seal ─► trains_to_send
-                                      │           │ the node's own: Local     │ no keypair: Unsealed, to the node
-                                      dropped     │ nobody's: refused, at once and with a reason
-    from_udp   train ─► datagrams ─► transport data? ─► open ─► the sender's? ─► filter ─► coalesce ─► frames_to_write
-                                      │ no: Slow, to the node    │ no: dropped    │ no: dropped; TSMP: Message
+    from_tun   frame ─► segment ─► whose is the destination? ─► judge ─► seal ─► trains_to_send
+                                                                 │ not to go │ no keypair: Unsealed, to the node
+    from_udp   train ─► datagrams ─► transport data? ─► open ─► the sender's? ─► judge ─► coalesce ─► frames_to_write
+                                      │ no: Slow, to the node    │ no: dropped    │ not to pass
 
 It is the `python` engine, and the oracle of the compiled pipeline: the same input must give the same packets. So it is
 written for clarity; that each call takes a whole batch is what makes it fast enough to use.
@@ -24,60 +23,18 @@ Rules
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from ts4nsnet.filter import Filter, Verdict, answers, tsmp
-from ts4nsnet.packet import Buffer, Inner, Malformed, clamp_mss
+from ts4nsnet.filter import Filter
+from ts4nsnet.packet import Buffer, Inner, Malformed
 from ts4nsnet.uring.coalesce import coalesce
 from ts4nsnet.uring.counters import Counters, Drop
-from ts4nsnet.uring.local import LocalTraffic
+from ts4nsnet.uring.events import Event, Slow, Unsealed
+from ts4nsnet.uring.judge import Judge
 from ts4nsnet.uring.segment import segment
 from ts4nsnet.uring.trains import Train, form_trains
-from ts4nsnet.wireguard import AllowedIPs, Command, Fact, Seal, SessionTable
+from ts4nsnet.wireguard import AllowedIPs, Command, Seal, SessionTable
 
 _TRANSPORT = b"\4\0\0\0"  # the first word of transport data
-
-
-@dataclass(frozen=True, slots=True)
-class Unsealed:
-    """Packets for a peer that has no keypair to seal them with, oldest first."""
-
-    peer: int
-    packets: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Slow:
-    """A datagram that is no transport data: handshakes, and whatever else comes to our port."""
-
-    datagram: bytes
-    source: bytes  # the endpoint, 32 opaque bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """A packet of the container's that the node answers itself."""
-
-    packet: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A packet of the tailnet's own protocol (TSMP), from a peer to this node."""
-
-    peer: int
-    packet: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The container was told that it has no way to an address, 4 or 16 bytes."""
-
-    destination: bytes
-
-
-# what a pipeline tells the node; facts are those of its session table
-Event = Unsealed | Slow | Local | Message | Refused | Fact
 
 
 class Reference:
@@ -91,18 +48,16 @@ class Reference:
         vnet_hdr: whether frames begin with a virtio_net_hdr, so that superpackets can be read and written.
 
     Attributes:
-        filter: as given; its rules may be changed between two calls.
-        local: what of the container's traffic is for the node itself; likewise.
+        judge: says what may pass; what it goes by may be changed between two calls.
     """
 
     def __init__(
         self, sessions: SessionTable, routes: AllowedIPs, packet_filter: Filter, *, mtu: int, vnet_hdr: bool
     ) -> None:
         self.counters = Counters()
-        self.local = LocalTraffic()
+        self.judge = Judge(self, routes, packet_filter, mtu)
         self._sessions = sessions
         self._routes = routes
-        self.filter = packet_filter
         self._mtu = mtu
         self._vnet_hdr = vnet_hdr
         self._trains: list[Train] = []
@@ -121,51 +76,15 @@ class Reference:
             self.counters.read_frames += 1
             try:
                 packets = segment(frame) if self._vnet_hdr else [bytes(frame)]
-                inner = Inner.parse(packets[0])
+                destination = Inner.parse(packets[0]).destination
             except Malformed:
                 self.counters.dropped[Drop.FRAME_MALFORMED] += 1
                 continue
             self.counters.read_packets += len(packets)
-            peer = self._peer_for(inner, packets)
+            peer = self.judge.outbound(packets, self._routes.lookup(destination), now)
             if peer is not None:
                 batches.setdefault(peer, []).extend(packets)
         for peer, packets in batches.items():
-            self._seal(peer, packets, now)
-
-    def _peer_for(self, inner: Inner, packets: list[bytes]) -> int | None:
-        """Whose the packets of one frame, of which `inner` is the first, are; None when all is done with them."""
-        peer = self._routes.lookup(inner.destination)
-        if not self.local.has(inner, packets[0], peer):
-            return self._admitted(peer, inner, packets)
-        self._events.extend(map(Local, packets))
-        return None
-
-    def _admitted(self, peer: int | None, inner: Inner, packets: list[bytes]) -> int | None:
-        """`peer`, if these packets may go to it."""
-        first = packets[0]
-        if self.filter.outbound(first) is not Verdict.ACCEPT:
-            self.counters.dropped[Drop.FILTERED_OUT] += len(packets)
-        elif peer is None:
-            self._answer(answers.refusal(first), Drop.NO_ROUTE, len(packets))
-            self._events.append(Refused(inner.destination))
-        elif inner.length > self._mtu and (answer := answers.too_big(first, self._mtu)) is not None:
-            self._answer(answer, Drop.TOO_BIG, len(packets))
-        else:
-            packets[0] = clamp_mss(first, self._mtu)
-            return peer
-        return None
-
-    def _answer(self, answer: bytes | None, reason: Drop, dropped: int) -> None:
-        self.counters.dropped[reason] += dropped
-        if answer is not None:
-            self.write([answer])
-
-    def forward(self, packet: bytes, now: float) -> None:
-        """Take a packet that was reported as `Local` and is not the node's after all."""
-        packets = [packet]
-        inner = Inner.parse(packet)
-        peer = self._admitted(self._routes.lookup(inner.destination), inner, packets)
-        if peer is not None:
             self._seal(peer, packets, now)
 
     def from_udp(self, trains: Iterable[Train], now: float) -> None:
@@ -219,16 +138,7 @@ class Reference:
             self.counters.dropped[Drop.SOURCE_NOT_ALLOWED] += 1
             return ()
         packet = plaintext[: inner.length]
-        match self.filter.inbound(packet):
-            case Verdict.ACCEPT:
-                return (packet,)
-            case Verdict.TSMP:
-                self._events.append(Message(peer, packet))
-            case verdict:
-                self.counters.dropped[Drop.FILTERED_IN] += 1
-                if (answer := tsmp.reject(packet, verdict)) is not None:
-                    self._seal(peer, [answer], now)
-        return ()
+        return (packet,) if self.judge.inbound(packet, peer, now) else ()
 
     # --- what the node says and hears -------------------------------------------------------------------------
 
@@ -238,6 +148,14 @@ class Reference:
             self._sessions.apply(command)
         else:
             self._seal(command.peer, command.packets, now)
+
+    def drop(self, reason: Drop, packets: int = 1) -> None:
+        """Count packets that go nowhere."""
+        self.counters.dropped[reason] += packets
+
+    def emit(self, event: Event) -> None:
+        """Tell the node something."""
+        self._events.append(event)
 
     def next_event(self) -> Event | None:
         """The next thing for the node, or None."""

@@ -145,17 +145,21 @@ class SessionMemory:
 
     Args:
         buffer: writable; `SessionMemory.size(peers)` bytes.
+
+    Attributes:
+        buffer: a view of its bytes.
+        peers: how many there is room for.
     """
 
-    __slots__ = ("_buffer", "_keypairs", "peers")
+    __slots__ = ("_keypairs", "buffer", "peers")
 
     def __init__(self, buffer: Any) -> None:
-        self._buffer = memoryview(buffer).cast("B")
-        magic, version, self.peers = _HEADER.unpack_from(self._buffer)
+        self.buffer = memoryview(buffer).cast("B")
+        magic, version, self.peers = _HEADER.unpack_from(self.buffer)
         if magic == bytes(8):
-            self.peers = (len(self._buffer) - _HEADER_BYTES) // self._peer_bytes()
-            _HEADER.pack_into(self._buffer, 0, MAGIC, VERSION, self.peers)
-        elif (magic, version) != (MAGIC, VERSION) or len(self._buffer) < self.size(self.peers):
+            self.peers = (len(self.buffer) - _HEADER_BYTES) // self._peer_bytes()
+            _HEADER.pack_into(self.buffer, 0, MAGIC, VERSION, self.peers)
+        elif (magic, version) != (MAGIC, VERSION) or len(self.buffer) < self.size(self.peers):
             raise WireGuardError(f"session memory: got {magic!r} version {version}, want {MAGIC!r} version {VERSION}")
         self._keypairs = _HEADER_BYTES + self.peers * PeerRecord.SIZE
 
@@ -170,9 +174,9 @@ class SessionMemory:
 
     def peer(self, number: int) -> PeerRecord:
         """The record of peer `number`, empty or not."""
-        return PeerRecord(self._buffer, _HEADER_BYTES + number * PeerRecord.SIZE)
+        return PeerRecord(self.buffer, _HEADER_BYTES + number * PeerRecord.SIZE)
 
     def keypair(self, peer: int, slot: int) -> KeypairRecord:
         """The keypair record `slot` (1 to 3) of `peer`, empty or not."""
         place = peer * KEYPAIRS_PER_PEER + slot - 1
-        return KeypairRecord(self._buffer, self._keypairs + place * KeypairRecord.SIZE)
+        return KeypairRecord(self.buffer, self._keypairs + place * KeypairRecord.SIZE)

@@ -13,6 +13,12 @@ The table is a dictionary per prefix length, asked from the longest length to th
 A tailnet's addresses are /32 and /128, found at the first question; what is not there costs one question per length in
 use. A trie asks one question per bit, and each costs the same in Python. Updates touch only what changed.
 
+For compiled look-ups the table is also given flat: the address space cut wherever the owner changes (`intervals`), in
+which one binary search finds the longest prefix.
+
+    prefixes     10.0.0.0/8 → 1     10.1.0.0/16 → 2
+    intervals    0.0.0.0 → nobody   10.0.0.0 → 1   10.1.0.0 → 2   10.2.0.0 → 1   11.0.0.0 → nobody
+
 Source: WireGuard paper, section 2.
 """
 
@@ -57,11 +63,16 @@ class _Family:
 
 
 class AllowedIPs:
-    """The cryptokey routing table of one device: prefixes of both families, peers by number."""
+    """The cryptokey routing table of one device: prefixes of both families, peers by number.
 
-    __slots__ = ("_by_peer", "_v4", "_v6")
+    Attributes:
+        version: another number after each change.
+    """
+
+    __slots__ = ("_by_peer", "_v4", "_v6", "version")
 
     def __init__(self) -> None:
+        self.version = 0
         self._v4 = _Family(32)
         self._v6 = _Family(128)
         self._by_peer: dict[int, set[Prefix]] = {}
@@ -81,6 +92,7 @@ class AllowedIPs:
 
     def set(self, peer: int, prefixes: Collection[Prefix]) -> None:
         """Make `prefixes` all that belongs to `peer`; one that belonged to another peer moves."""
+        self.version += 1
         wanted = set(prefixes)
         held = self._by_peer.get(peer, set())
         for prefix in held - wanted:
@@ -93,6 +105,36 @@ class AllowedIPs:
             self._by_peer[peer] = wanted
         else:
             self._by_peer.pop(peer, None)
+
+    def intervals(self, ip_version: int) -> list[tuple[int, int | None]]:
+        """The addresses of one family in pieces of one owner: the first of each, and whose they are; ascending."""
+        pieces: list[tuple[int, int | None]] = [(0, None)]
+        inside: list[tuple[int, int]] = []  # the prefixes around where we are: behind their ends, and whose they are
+
+        def own(start: int, peer: int | None) -> None:
+            if pieces[-1][0] == start:
+                pieces.pop()
+            if not pieces or pieces[-1][1] != peer:
+                pieces.append((start, peer))
+
+        def leave(until: int) -> None:
+            while inside and inside[-1][0] <= until:
+                end, _ = inside.pop()
+                own(end, inside[-1][1] if inside else None)
+
+        # those around others come first
+        for start, length, peer in sorted(
+            (int(prefix.network_address), prefix.prefixlen, peer)
+            for peer, prefixes in self._by_peer.items()
+            for prefix in prefixes
+            if prefix.version == ip_version
+        ):
+            leave(start)
+            own(start, peer)
+            inside.append((start + (1 << (32 if ip_version == 4 else 128) - length), peer))
+        end_of_all = 1 << (32 if ip_version == 4 else 128)
+        leave(end_of_all)
+        return [piece for piece in pieces if piece[0] < end_of_all]
 
     def _family(self, prefix: Prefix) -> _Family:
         return self._v4 if prefix.version == 4 else self._v6

@@ -342,7 +342,7 @@ async def test_packets_for_the_node_are_shown_to_it_and_go_on_if_it_has_no_use_f
     with Sides(autojump_clock) as sides:
         sides.alice.know(sides.bob)
         sides.bob.know(sides.alice)
-        sides.alice.pipeline.local = LocalTraffic(frozenset({ADDRESS["bob"], answers.SERVICE_IPV4}))
+        sides.alice.pipeline.judge.local = LocalTraffic(frozenset({ADDRESS["bob"], answers.SERVICE_IPV4}))
         async with sides.running():
             ping = carry(IPv4(ADDRESS["alice"], answers.SERVICE_IPV4, 0), ICMP(8, 0, b"\0\1\0\2", b"data"))
             sides.alice.app.send(frame(ping))

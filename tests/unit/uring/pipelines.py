@@ -17,7 +17,8 @@ from tests.unit.wireguard.pair import MTU, START, WALL_START, endpoint
 from ts4nsnet.keys import PrivateKey
 from ts4nsnet.packet import IPv4, parse_ip
 from ts4nsnet.uring.counters import Drop
-from ts4nsnet.uring.reference import Local, Message, Reference, Refused, Slow, Unsealed
+from ts4nsnet.uring.events import Local, Message, Refused, Slow, Unsealed
+from ts4nsnet.uring.reference import Reference
 from ts4nsnet.uring.segment import segment
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import Device, PeerConfig, Seal, SessionMemory, SessionTable

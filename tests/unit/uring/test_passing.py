@@ -125,7 +125,7 @@ def test_what_the_container_asked_for_comes_in() -> None:
 
 def test_packets_to_the_nodes_own_addresses_are_shown_to_it() -> None:
     _, alice, _ = pair()
-    alice.pipeline.local = LocalTraffic(frozenset({answers.SERVICE_IPV4}))
+    alice.pipeline.judge.local = LocalTraffic(frozenset({answers.SERVICE_IPV4}))
     ping = carry(ip(ALICE, answers.SERVICE_IPV4), ICMP(8, 0, bytes(4), b"ping"))
     alice.read(frame(ping))
     assert alice.local == [ping]
@@ -135,7 +135,7 @@ def test_packets_to_the_nodes_own_addresses_are_shown_to_it() -> None:
 
 def test_questions_to_anybody_outside_of_the_tailnet_are_shown_to_the_node() -> None:
     net, alice, bob = pair()
-    alice.pipeline.local = LocalTraffic(names=True)
+    alice.pipeline.judge.local = LocalTraffic(names=True)
     outside = [udp(ALICE, NOBODY, port=53), udp(ALICE6, NOBODY6, port=53)]
     over_tcp = carry(ip(ALICE, NOBODY), TCP(1, 53, 7, flags=SYN))
     alice.read(*map(frame, (*outside, over_tcp, udp(ALICE, BOB, port=53))))
@@ -155,7 +155,7 @@ def test_questions_to_anybody_outside_of_the_tailnet_are_shown_to_the_node() -> 
 )
 def test_what_is_no_question_is_refused_as_ever(packet: bytes) -> None:
     _, alice, _ = pair()
-    alice.pipeline.local = LocalTraffic(names=True)
+    alice.pipeline.judge.local = LocalTraffic(names=True)
     alice.read(frame(packet))
     assert alice.local == []
     assert Drop.NO_ROUTE in alice.dropped() or Drop.FILTERED_OUT in alice.dropped()
@@ -165,10 +165,10 @@ def test_questions_that_would_go_to_the_exit_node_are_shown_to_the_node_and_may_
     net = Net("10.0.0.1/32", "10.0.0.2/32 0.0.0.0/0", mtu=MTU)
     alice, bob = net.nodes
     question, other = udp(ALICE, NOBODY, port=53), udp(ALICE, NOBODY, port=54)
-    alice.pipeline.local = LocalTraffic(names=True, exit_peers=frozenset({alice.peers[bob.endpoint]}))
+    alice.pipeline.judge.local = LocalTraffic(names=True, exit_peers=frozenset({alice.peers[bob.endpoint]}))
     alice.read(frame(question), frame(other))
     assert alice.local == [question]
-    alice.pipeline.forward(question, alice.now)
+    alice.pipeline.judge.forward(question, alice.now)
     alice.read()
     net.deliver()
     assert bob.packets() == [other, question]
@@ -176,7 +176,7 @@ def test_questions_that_would_go_to_the_exit_node_are_shown_to_the_node_and_may_
 
 def test_what_may_go_on_and_has_no_way_is_refused() -> None:
     _, alice, _ = pair()
-    alice.pipeline.forward(udp(ALICE, NOBODY, port=53), alice.now)
+    alice.pipeline.judge.forward(udp(ALICE, NOBODY, port=53), alice.now)
     alice.read()
     assert alice.dropped() == {Drop.NO_ROUTE: 1}
     assert len(alice.packets()) == 1

@@ -13,7 +13,7 @@ from tests.unit.uring.pipelines import Net, comparable
 from tests.unit.wireguard.pair import MTU, endpoint
 from ts4nsnet.packet import ACK, IP, TCP, UDP, IPv4, IPv6, carry
 from ts4nsnet.uring.counters import Drop
-from ts4nsnet.uring.reference import Slow, Unsealed
+from ts4nsnet.uring.events import Slow, Unsealed
 from ts4nsnet.uring.segment import Gso, segment
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard.messages import TRANSPORT_OVERHEAD_BYTES

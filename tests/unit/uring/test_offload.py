@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The compiled splitter and coalescer beside their twins: the same input, the same bytes."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.packets import FLOW4, superpacket
+from tests.unit.uring.test_coalesce import MERGED, STEP, build, on4
+from tests.unit.uring.test_segment import CASES, GOOD_TCP, GOOD_UDP, IPS, REFUSED, TCPS, UDPS, mutants
+from ts4nsnet.packet import TCP, UDP, IPv4, IPv6, Malformed
+from ts4nsnet.uring.coalesce import coalesce as coalesce_twin
+from ts4nsnet.uring.segment import Gso, VnetHeader
+from ts4nsnet.uring.segment import segment as segment_twin
+
+offload = pytest.importorskip("ts4nsnet.uring.offload", reason="the engine is not compiled")
+
+# more than the profile asks for: a call costs little, and the twins must agree everywhere
+THOROUGH = settings(max_examples=2000)
+
+
+def outcome(segment: object, frame: bytes) -> list[bytes] | None:
+    """What becomes of a frame; None when it is malformed."""
+    assert callable(segment)
+    try:
+        packets: list[bytes] = segment(frame)
+    except Malformed:
+        return None
+    return packets
+
+
+def same_segments(frame: bytes) -> None:
+    assert outcome(offload.segment, frame) == outcome(segment_twin, frame)
+
+
+@pytest.mark.parametrize("frame", [pytest.param(case[1], id=case[0]) for case in CASES])
+def test_every_case(frame: bytes) -> None:
+    assert outcome(offload.segment, frame) is not None
+    same_segments(frame)
+
+
+@pytest.mark.parametrize("frame", [pytest.param(case[2], id=case[0]) for case in REFUSED])
+def test_every_refusal(frame: bytes) -> None:
+    assert outcome(offload.segment, frame) is None
+
+
+@pytest.mark.parametrize("frame", [GOOD_TCP, GOOD_UDP])
+def test_every_mutant(frame: bytes) -> None:
+    for mutant in mutants(frame):
+        same_segments(mutant)
+
+
+@THOROUGH
+@given(IPS, st.one_of(TCPS, UDPS), st.integers(1, 201))
+def test_any_superpacket(ip: IPv4 | IPv6, inner: TCP | UDP, size: int) -> None:
+    kind = Gso.UDP_L4 if isinstance(inner, UDP) else Gso.TCPV4 if isinstance(ip, IPv4) else Gso.TCPV6
+    same_segments(superpacket(ip, inner, kind, size))
+
+
+@THOROUGH
+@given(
+    st.one_of(st.binary(max_size=100), st.sampled_from([each[1][10:] for each in CASES])),
+    st.sampled_from([0, 1]),
+    st.sampled_from([0, 1, 4, 5, 0x81]),
+    st.integers(0, 60),
+    st.sampled_from([6, 16]),
+)
+def test_any_frame(packet: bytes, flags: int, gso_type: int, start: int, offset: int) -> None:
+    same_segments(VnetHeader(flags, gso_type, 0, 8, start, offset).emit() + packet)
+
+
+def test_the_longest_superpacket() -> None:
+    same_segments(superpacket(FLOW4, TCP(1, 2, 3, payload=bytes(range(256)) * 255), Gso.TCPV4, 1))
+
+
+@pytest.mark.parametrize("packets", [pytest.param(case[1], id=case[0]) for case in MERGED])
+def test_every_batch(packets: list[bytes]) -> None:
+    assert offload.coalesce(packets) == coalesce_twin(packets)
+
+
+@THOROUGH
+@given(st.lists(STEP, max_size=60), st.booleans(), st.booleans())
+def test_any_batch(steps: list[tuple[int, int, str]], tcp: bool, udp: bool) -> None:
+    packets = build(steps)
+    assert offload.coalesce(packets, tcp=tcp, udp=udp) == coalesce_twin(packets, tcp=tcp, udp=udp)
+
+
+@THOROUGH
+@given(st.lists(st.sampled_from(build([(flow, 40, "") for flow in range(6)])), min_size=2), st.data())
+def test_batches_of_damaged_packets(packets: list[bytes], data: st.DataObject) -> None:
+    damaged = []
+    for packet in packets:
+        at = data.draw(st.integers(0, len(packet) - 1))
+        damaged.append(packet[:at] + bytes([data.draw(st.integers(0, 255))]) + packet[at + 1 :])
+    assert offload.coalesce(damaged) == coalesce_twin(damaged)
+
+
+def test_a_batch_has_an_end() -> None:
+    packets = on4(*[UDP(1, 2, b"x")] * 4096)
+    assert offload.coalesce(packets) == coalesce_twin(packets)
+    with pytest.raises(ValueError, match="at most 4096"):
+        offload.coalesce([*packets, b"?"])

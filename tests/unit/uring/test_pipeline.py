@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The compiled pipeline: every test of its twin, and both side by side."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.packets import frame
+from tests.unit.uring import pipelines, test_passing
+from tests.unit.uring import test_reference as twin
+from tests.unit.uring.pipelines import Net
+from ts4nsnet.packet import ACK, ICMP, SYN, TCP, IPv4, carry
+from ts4nsnet.uring.counters import Drop
+from ts4nsnet.uring.events import Slow
+from ts4nsnet.uring.reference import Reference
+from ts4nsnet.uring.trains import Train
+from ts4nsnet.wireguard import Seal, SessionTable
+
+pipeline = pytest.importorskip("ts4nsnet.uring.pipeline", reason="the engine is not compiled")
+sessions = pytest.importorskip("ts4nsnet.uring.sessions", reason="the engine is not compiled")
+
+for module in (twin, test_passing):
+    globals().update({name: value for name, value in vars(module).items() if name.startswith("test_")})
+
+
+@pytest.fixture(autouse=True)
+def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipelines, "Reference", pipeline.Pipeline)
+    monkeypatch.setattr(pipelines, "SessionTable", sessions.Sessions)
+
+
+# --- both side by side ------------------------------------------------------------------------------------------------
+
+
+def pair() -> tuple[Net, Net]:
+    """The same net twice, with the same keys: of compiled pipelines, and of their twins."""
+    compiled = twin.connected(*twin.TWO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "Reference", Reference)
+        patch.setattr(pipelines, "SessionTable", SessionTable)
+        return compiled, twin.connected(*twin.TWO)
+
+
+SIZES = st.sampled_from([0, 1, 15, 16, 17, 500, 1000, 1392, 1393, 1420, 1421, 3000])
+FRAMES = st.one_of(
+    st.builds(
+        lambda size, port, six: frame(
+            twin.udp(*((twin.ALICE6, twin.BOB6) if six else (twin.ALICE, twin.BOB)), bytes(size), port)
+        ),
+        SIZES,
+        st.integers(1, 2),
+        st.booleans(),
+    ),
+    st.builds(
+        lambda size, gso_size, six: twin.tcp_superpacket(
+            *((twin.ALICE6, twin.BOB6) if six else (twin.ALICE, twin.BOB)), size, gso_size
+        ),
+        st.integers(1, 5000),
+        st.sampled_from([100, 536, 1000, 1348, 1380]),
+        st.booleans(),
+    ),
+    st.just(frame(twin.udp(twin.ALICE, twin.CAROL))),  # nobody's
+    st.just(frame(twin.udp(twin.CAROL, twin.BOB))),  # from an address that is not alice's
+    st.binary(max_size=60),
+)
+TURNS = st.lists(
+    st.tuples(st.sampled_from(["keep", "keep", "keep", "lose", "twice", "swap", "damage"]), st.integers(0, 200)),
+    max_size=8,
+)
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(FRAMES, max_size=12), TURNS)
+def test_the_same_bytes_leave_and_arrive(frames: list[bytes], turns: list[tuple[str, int]]) -> None:
+    nets = pair()
+    seen = []
+    for net in nets:
+        alice, bob = net.nodes
+        alice.read(*frames)
+        trains = list(alice.out)
+        sent = [(b"".join(train.payload), train.segment_bytes, train.datagram_count) for train in trains]
+        arriving = [Train.received(payload, size, alice.endpoint) for payload, size, _ in sent]
+        for turn, number in turns:
+            misplace(arriving, turn, number)
+        bob.receive(*arriving)
+        counters = [node.pipeline.counters.statistics() for node in net.nodes]
+        seen.append((sent, bob.written, bob.slow, counters, alice.refused(), bob.refused()))
+    assert seen[0] == seen[1]
+
+
+def misplace(trains: list[Train], turn: str, number: int) -> None:
+    """Let a network do something to one of the trains."""
+    if not trains:
+        return
+    at = number % len(trains)
+    match turn:
+        case "lose":
+            trains.pop(at)
+        case "twice":
+            trains.append(trains[at])
+        case "swap":
+            trains.insert(0, trains.pop(at))
+        case "damage":
+            payload = bytearray(b"".join(trains[at].payload))
+            payload[number % len(payload)] ^= 1
+            trains[at] = Train.received(bytes(payload), trains[at].segment_bytes, trains[at].endpoint)
+
+
+# --- the judge --------------------------------------------------------------------------------------------------------
+
+
+def own(node: pipelines.Node) -> Any:
+    """The node's pipeline, which here is a compiled one."""
+    return node.pipeline
+
+
+class Judge:
+    """Accepts what it is told to, and remembers what it was asked."""
+
+    def __init__(self, number: int | None = None) -> None:
+        self.version = 1
+        self.number = number  # of the peer that all packets of the container's are for
+        self.accepts = True
+        self.asked: list[bytes] = []
+
+    def outbound(self, packets: list[bytes], peer: int | None, _now: float) -> int | None:
+        self.asked.append(packets[0])
+        return peer if self.number is None else self.number
+
+    def inbound(self, packet: bytes, _peer: int, _now: float) -> bool:
+        self.asked.append(packet)
+        return self.accepts
+
+
+TCP_ONE, TCP_SYN = (carry(IPv4(twin.ALICE, twin.BOB, 6), TCP(1, 2, 3, 4, flags, payload=b"x")) for flags in (ACK, SYN))
+PING = carry(IPv4(twin.ALICE, twin.BOB, 1), ICMP(8, 0))
+
+
+@pytest.mark.parametrize(
+    ("packet", "each"), [(TCP_ONE, False), (TCP_SYN, True), (PING, True), (twin.udp(twin.ALICE, twin.BOB), False)]
+)
+def test_of_a_flow_one_packet_a_second_is_asked_about(packet: bytes, each: bool) -> None:
+    net = twin.connected(*twin.TWO)
+    alice, bob = net.nodes
+    judges = Judge(), Judge()
+    for node, judge in zip(net.nodes, judges, strict=True):
+        own(node).judge = judge
+    for _ in range(3):
+        alice.read(frame(packet), frame(packet))
+        net.deliver()
+    assert [len(judge.asked) for judge in judges] == ([6, 6] if each else [1, 1])
+    assert len(bob.packets()) == 6
+    for node in net.nodes:
+        node.now += 1.01
+    alice.read(frame(packet))
+    net.deliver()
+    assert [len(judge.asked) for judge in judges] == ([7, 7] if each else [2, 2])
+
+
+def test_what_the_judge_goes_by_has_changed() -> None:
+    net = twin.connected(*twin.TWO)
+    alice, bob = net.nodes
+    judge = own(bob).judge = Judge()
+    alice.read(frame(TCP_ONE))
+    net.deliver()
+    judge.accepts = False
+    alice.read(frame(TCP_ONE))
+    net.deliver()
+    assert len(bob.packets()) == 2  # not asked again
+    judge.version += 1
+    alice.read(frame(TCP_ONE))
+    net.deliver()
+    assert len(bob.packets()) == 2
+    assert len(judge.asked) == 2
+
+
+def test_the_judge_is_asked_about_what_nobody_owns_and_what_is_too_long() -> None:
+    net = twin.connected(*twin.TWO)
+    alice, bob = net.nodes
+    judge = own(alice).judge = Judge(alice.peers[bob.endpoint])
+    strange, long = twin.udp(twin.ALICE, twin.CAROL), twin.udp(twin.ALICE, twin.BOB, bytes(1500))
+    alice.read(frame(strange), frame(strange), frame(long), frame(long))
+    assert judge.asked == [strange, strange, long, long]
+    assert sum(train.datagram_count for train in alice.out) == 4
+
+
+def test_what_the_judge_says_and_does() -> None:
+    net = twin.connected(*twin.TWO)
+    alice, bob = net.nodes
+
+    class Refusing(Judge):
+        def outbound(self, packets: list[bytes], _peer: int | None, now: float) -> int | None:
+            own(alice).drop(Drop.NO_ROUTE, len(packets))
+            own(alice).emit(Slow(b"a matter for the node", bytes(32)))
+            own(alice).write([b"an answer"])
+            alice.pipeline.apply(Seal(alice.peers[bob.endpoint], (PING,)), now)
+            return None
+
+    own(alice).judge = Refusing()
+    alice.read(twin.tcp_superpacket(twin.ALICE, twin.BOB, 2500, 1000))
+    assert alice.dropped() == {Drop.NO_ROUTE: 3}
+    assert alice.slow[-1].datagram == b"a matter for the node"
+    assert alice.written == [frame(b"an answer")]
+    net.deliver()
+    assert bob.packets() == [PING]

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the compiled backends have in common: a pipeline's trains and frames become system calls.
+
+A train becomes one sendmsg; messages that lie behind one another in the arena are one piece of it. A frame becomes one
+writev. What the kernel refuses is dealt with here, as `udp.UdpPort` and `node.engine` do:
+
+    sendmsg   EAGAIN                    the socket is full: the rest waits, in its order; `blocked` until it is writable,
+                                        and until then nothing is read from the TUN
+              EIO, EINVAL, EMSGSIZE     of a train: its datagrams go one by one; after EIO trains are given up for good
+              anything else             dropped and counted
+    writev    EINVAL of a superpacket   its packets are written one by one (some kernels refuse a short tail)
+              anything else             dropped and counted
+
+A train whose endpoint is no UDP address is a relay's: it goes to `relay`, or is an event for the node.
+
+To the node a port is its pipeline: it takes the same commands and gives the same events, and what they cause to be sent
+or written is sent and written at once.
+"""
+
+import os
+import socket
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, errno
+from libc.string cimport memcmp, memcpy, memset
+
+from ts4nsnet.uring.pipeline cimport Message, SEND_FAILED, SEND_TOO_BIG, WRITE_FAILED
+from ts4nsnet.uring.system cimport (
+    AF_INET,
+    AF_INET6,
+    CLOCK_BOOTTIME,
+    MSG_DONTWAIT,
+    clock_gettime,
+    sendmsg,
+    sockaddr_in,
+    timespec,
+    writev,
+)
+from ts4nsnet.uring.wire cimport be16, be32, put_be16, put_be32
+
+from ts4nsnet.uring.offload import segment
+from ts4nsnet.uring.trains import Train
+
+
+cdef enum:
+    SOL_UDP = 17
+    UDP_SEGMENT = 103
+
+
+cdef uint8_t ipv4_mapped[12]
+memset(ipv4_mapped, 0, 10)
+memset(ipv4_mapped + 10, 0xFF, 2)
+
+
+cdef class Port:
+    """A TUN queue and a UDP socket under a pipeline; a backend adds when to read.
+
+    Args:
+        pipeline: nobody else uses it from now on but for `apply` and `next_event`.
+        tun: the queue's fd, non-blocking.
+        sock: of `uring.udp.open_socket`; both stay the caller's.
+
+    Attributes:
+        relay: takes a train whose endpoint is no UDP address; None: such trains are events.
+        segments: whether trains are sent in one call (UDP_SEGMENT).
+        blocked: whether the UDP socket is full.
+    """
+
+    def __cinit__(self, Pipeline pipeline not None, int tun, sock, *arguments, **options):
+        self.pipeline = pipeline
+        self.tun = tun
+        self.sock = sock.fileno()
+        self.ipv6 = sock.family == socket.AF_INET6
+        try:
+            sock.getsockopt(socket.SOL_UDP, UDP_SEGMENT)
+            self.segments = True
+        except OSError:
+            self.segments = False
+
+    cdef double now(self) noexcept:
+        cdef timespec time
+        clock_gettime(CLOCK_BOOTTIME, &time)
+        return time.tv_sec + time.tv_nsec * 1e-9
+
+    # --- addresses ----------------------------------------------------------------------------------------------------
+
+    cdef bint addressed(self, const uint8_t* endpoint, Sending* sending) noexcept:
+        """Address a send; False for an IPv6 endpoint on an IPv4 socket."""
+        cdef sockaddr_in6* six = &sending.address
+        cdef sockaddr_in* four = <sockaddr_in*>six
+        sending.message.msg_name = six
+        if self.ipv6:
+            memset(six, 0, sizeof(sockaddr_in6))
+            six.sin6_family = AF_INET6
+            memcpy(&six.sin6_port, endpoint + 16, 2)
+            memcpy(&six.sin6_addr, endpoint, 16)
+            six.sin6_scope_id = be32(endpoint + 20)
+            sending.message.msg_namelen = sizeof(sockaddr_in6)
+            return True
+        if memcmp(endpoint, ipv4_mapped, 12):
+            return False
+        memset(four, 0, sizeof(sockaddr_in))
+        four.sin_family = AF_INET
+        memcpy(&four.sin_port, endpoint + 16, 2)
+        memcpy(&four.sin_addr, endpoint + 12, 4)
+        sending.message.msg_namelen = sizeof(sockaddr_in)
+        return True
+
+    cdef int endpoint_of(self, const sockaddr_in6* address, uint8_t* endpoint) noexcept:
+        """The 32 bytes for where something came from; the leaf that `udp.to_endpoint` is, for this socket's family."""
+        cdef const sockaddr_in* four = <const sockaddr_in*>address
+        memset(endpoint, 0, 32)
+        if self.ipv6:
+            memcpy(endpoint, &address.sin6_addr, 16)
+            memcpy(endpoint + 16, &address.sin6_port, 2)
+            put_be32(endpoint + 20, address.sin6_scope_id)
+        else:
+            memcpy(endpoint, ipv4_mapped, 12)
+            memcpy(endpoint + 12, &four.sin_addr, 4)
+            memcpy(endpoint + 16, &four.sin_port, 2)
+        return 0
+
+    cdef bint relayed(self, const OutTrain* train) except -1:
+        """Whether a train's endpoint is no UDP address; then the node has the train now."""
+        cdef int32_t place = train.first
+        cdef uint32_t number
+        if be16(train.endpoint + 16):
+            return False
+        payload = []
+        for number in range(train.count):
+            payload.append(<bytes>self.pipeline.messages[place].at[: self.pipeline.messages[place].size])
+            place = self.pipeline.messages[place].next
+        whole = Train(payload, train.segment, train.count, <bytes>train.endpoint[:32])
+        if self.relay is not None:
+            self.relay(whole)
+        else:
+            self.pipeline._events.append(whole)
+        return True
+
+    # --- UDP ----------------------------------------------------------------------------------------------------------
+
+    cdef bint prepare(self, const OutTrain* train, uint32_t first, uint32_t count, Sending* sending) except -1:
+        """Make one sendmsg of `count` datagrams of a train, from number `first` on; False if it cannot be addressed."""
+        cdef int32_t place = train.first
+        cdef const Message* message
+        cdef iovec* piece = sending.pieces
+        cdef uint8_t* end = NULL
+        cdef uint32_t number
+        memset(&sending.message, 0, sizeof(msghdr))
+        if not self.addressed(train.endpoint, sending):
+            return False
+        for number in range(first):
+            place = self.pipeline.messages[place].next
+        for number in range(count):
+            message = &self.pipeline.messages[place]
+            if message.at == end:
+                piece.iov_len += message.size
+            else:
+                if end is not NULL:
+                    piece += 1
+                piece.iov_base = message.at
+                piece.iov_len = message.size
+            end = message.at + message.size
+            place = message.next
+        sending.message.msg_iov = sending.pieces
+        sending.message.msg_iovlen = piece - sending.pieces + 1
+        if count > 1:
+            sending.control.cmsg_len = sizeof(size_t) + 8 + 2
+            sending.control.cmsg_level = SOL_UDP
+            sending.control.cmsg_type = UDP_SEGMENT
+            sending.control.segment = <uint16_t>train.segment
+            sending.message.msg_control = &sending.control
+            sending.message.msg_controllen = sizeof(Segmented)
+        return True
+
+    cdef int send_trains(self) except -1:
+        """Send what the pipeline has, as far as the socket takes it; then the arena is free again."""
+        while self.next_train < self.pipeline.train_count:
+            if not self.send_train(&self.pipeline.trains[self.next_train]):
+                self.blocked = True
+                return 0
+            self.next_train += 1
+        self.next_train = 0
+        self.blocked = False
+        self.pipeline.reset()
+        return 0
+
+    cdef int send_train(self, OutTrain* train) except -1:
+        """Send a train; False if the socket is full, then the rest of it waits."""
+        cdef Sending sending
+        cdef uint32_t count
+        sending.pieces = self.pieces
+        if not self.train_sent and self.relayed(train):
+            return True
+        if train.count > 1 and not self.segments:
+            self.singly = True
+        while self.train_sent < train.count:
+            count = 1 if self.singly else train.count
+            if not self.prepare(train, self.train_sent, count, &sending):
+                self.pipeline.counts[SEND_FAILED] += train.count
+                break
+            if sendmsg(self.sock, &sending.message, MSG_DONTWAIT) >= 0:
+                self.train_sent += count
+            elif errno == EAGAIN:
+                return False
+            elif errno == EINTR:
+                PyErr_CheckSignals()
+            elif count > 1 and errno in (EIO, EINVAL, EMSGSIZE):
+                self.segments = errno != EIO
+                self.singly = True
+            else:
+                self.refused(errno, count)
+                self.train_sent += count
+        self.train_sent = 0
+        self.singly = False
+        return True
+
+    cdef int refused(self, int error, uint32_t datagrams) except -1:
+        self.pipeline.counts[SEND_TOO_BIG if error == EMSGSIZE else SEND_FAILED] += datagrams
+        return 0
+
+    # --- the TUN ------------------------------------------------------------------------------------------------------
+
+    cdef int write_frames(self) except -1:
+        """Write what the coalescer has."""
+        cdef uint32_t number
+        cdef int count
+        for number in range(self.pipeline.coalescer.group_count):
+            count = self.pipeline.coalescer.finish(number, self.pieces)
+            while writev(self.tun, self.pieces, count) < 0:
+                if errno != EINTR:
+                    self.write_refused(number, errno)
+                    break
+                PyErr_CheckSignals()
+        self.pipeline.close_frames()
+        return 0
+
+    cdef int settle(self) except -1:
+        """Send and write what the judge has caused."""
+        if self.pipeline.train_count and not self.blocked:
+            self.send_trains()
+        if self.pipeline._frames:
+            self._write(self.pipeline.frames_to_write())
+        return 0
+
+    cdef int write_refused(self, uint32_t number, int error) except -1:
+        """A frame was not taken; `pieces` are those of another one by now, perhaps."""
+        cdef int piece
+        cdef int count = self.pipeline.coalescer.finish(number, self.pieces)
+        frame = b"".join([(<uint8_t*>self.pieces[piece].iov_base)[: self.pieces[piece].iov_len] for piece in range(count)])
+        packets = segment(frame) if error == EINVAL and self.pipeline.vnet_hdr and frame[1] else []
+        if not packets:
+            self.pipeline.counts[WRITE_FAILED] += 1
+        for packet in packets:
+            try:
+                os.write(self.tun, bytes(10) + packet)
+            except OSError:
+                self.pipeline.counts[WRITE_FAILED] += 1
+        return 0
+
+    # --- what the node says -------------------------------------------------------------------------------------------
+
+    def apply(self, command, double now):
+        """Do what the node says, and send what that has sealed."""
+        self.pipeline.apply(command, now)
+        self.settle()
+
+    def from_udp(self, trains, double now):
+        """Take what has come for this node by another way than UDP."""
+        self.pipeline.refresh()
+        self.pipeline.from_udp(trains, now)
+        self.settle()
+
+    def write(self, packets):
+        """Give packets to the container; and send and write what the judge has caused since."""
+        self.pipeline.write(packets)
+        self.settle()
+
+    def next_event(self):
+        """The next thing for the node, or None."""
+        return self.pipeline.next_event()
+
+    @property
+    def counters(self):
+        """The pipeline's counters at this moment."""
+        return self.pipeline.counters
+
+    @property
+    def judge(self):
+        """The pipeline's."""
+        return self.pipeline.judge
+
+    @property
+    def has_trains(self):
+        """Whether there is something to send: never, as it has been sent, or waits for room."""
+        return False
+
+    cdef int _write(self, frames) except -1:
+        for frame in frames:
+            try:
+                os.write(self.tun, frame)
+            except OSError:
+                self.pipeline.counts[WRITE_FAILED] += 1
+        return 0

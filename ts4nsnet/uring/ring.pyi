@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Types of the compiled module `ring`, whose essay is in its source.
+
+from ts4nsnet.uring.port import Port
+
+class RingPort(Port): ...

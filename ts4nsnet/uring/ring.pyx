@@ -1,0 +1,625 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The `uring` backend: the compiled pipeline on io_uring, one wait per batch.
+
+    enter ─► submits what the last batch made: sendmsg (trains), writev (frames)
+          ─► waits, and gives what has come:
+                 a read of the TUN, repeated by itself      a buffer of ours per frame
+                 recvmsg of the socket, likewise            a buffer per train: address, control data, datagrams
+                 poll of `control`                          return to Python
+
+The kernel takes buffers from two rings that we fill (provided buffers), so nothing is asked for again per packet. Sends
+and writes are done when enter returns (MSG_DONTWAIT; a TUN never blocks), and success is not reported
+(CQE_SKIP_SUCCESS): what is reported has failed, and goes the plain way of `Port`, in its order.
+
+Rules
+  * A received buffer goes back to its ring only after the frames that lie in it have been written, the arena is used
+    anew only after the sends have been submitted.
+  * A batch is cut every 64 KiB: the other end shall have something to do while we go on.
+  * While the socket is full, what was read from the TUN is kept, and when all buffers are, nothing more is read.
+  * Whatever ends a repeated request (no buffers left, an empty datagram, a full completion queue) loses nothing; it is
+    made again when it no longer says that more will follow.
+
+Needs Linux 6.7 (a repeated read), and a process that may use io_uring: `RingPort` raises OSError where it does not
+work, which is found out by doing it. Of python-liburing only declarations and inline helpers are used; the system calls
+are made here.
+
+Source: io_uring(7), io_uring_setup(2), io_uring_enter(2), io_uring_register(2).
+"""
+
+import os
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EBUSY, EINTR, ENOBUFS, ETIME, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from liburing.lib.uring cimport (
+    __io_uring_buf_reg,
+    __io_uring_buf_ring,
+    __io_uring_buf_ring_add,
+    __io_uring_buf_ring_advance,
+    __io_uring_buf_ring_init,
+    __io_uring_cqe,
+    __io_uring_params,
+    __io_uring_prep_poll_add,
+    __io_uring_prep_read,
+    __io_uring_prep_recvmsg_multishot,
+    __io_uring_prep_sendmsg,
+    __io_uring_prep_writev,
+    __io_uring_recvmsg_out,
+    __io_uring_sqe,
+    __iovec,
+    __msghdr,
+)
+
+from ts4nsnet.uring.pipeline cimport OutTrain
+from ts4nsnet.uring.port cimport FRAME_BYTES, MAX_BATCH_BYTES, Port, Sending
+from ts4nsnet.uring.system cimport (
+    MAP_ANONYMOUS,
+    MAP_FAILED,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MSG_DONTWAIT,
+    POLLIN,
+    POLLOUT,
+    PROT_READ,
+    PROT_WRITE,
+    cmsghdr,
+    iovec,
+    mmap,
+    msghdr,
+    munmap,
+    read,
+    sockaddr_in6,
+)
+
+cdef extern from "../include/liburing.h" nogil:
+    # the same struct as python-liburing's, with fields that it leaves out
+    struct whole_sqe "io_uring_sqe":
+        uint8_t opcode
+        uint16_t buf_group
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number, ...)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    enum:
+        SYS_io_uring_setup
+        SYS_io_uring_enter
+        SYS_io_uring_register
+
+cdef extern from *:
+    """
+    #define TS_LOAD(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
+    #define TS_STORE(at, value) __atomic_store_n(at, value, __ATOMIC_RELEASE)
+    """
+    uint32_t load "TS_LOAD"(const uint32_t* at) noexcept nogil
+    void store "TS_STORE"(uint32_t* at, uint32_t value) noexcept nogil
+
+cdef enum:
+    # <linux/io_uring.h>; some are newer than python-liburing's header
+    SETUP_CQSIZE = 8
+    SETUP_SUBMIT_ALL = 0x80
+    SETUP_COOP_TASKRUN = 0x100
+    SETUP_SINGLE_ISSUER = 0x1000
+    SETUP_DEFER_TASKRUN = 0x2000
+    FEAT_SINGLE_MMAP = 1
+    OFF_SQES = 0x10000000
+    ENTER_GETEVENTS = 1
+    ENTER_EXT_ARG = 8
+    ENTER_REGISTERED_RING = 16
+    REGISTER_EVENTFD = 4
+    REGISTER_RING_FDS = 20
+    REGISTER_PBUF_RING = 22
+    OP_READ_MULTISHOT = 49
+    SQE_BUFFER_SELECT = 0x20
+    SQE_CQE_SKIP_SUCCESS = 0x40
+    CQE_BUFFER = 1
+    CQE_MORE = 2
+
+    SUBMISSIONS = 256
+    COMPLETIONS = 1024
+    PIECES = 8192
+    TUN_BUFFERS = 32
+    UDP_BUFFERS = 32
+    NAME_BYTES = 32
+    CONTROL_BYTES = 64
+    PAYLOAD_AT = 16 + NAME_BYTES + CONTROL_BYTES
+    TUN_BUFFER_BYTES = (FRAME_BYTES + 63) & ~63
+    UDP_BUFFER_BYTES = (PAYLOAD_AT + 65535 + 63) & ~63
+    SOL_UDP = 17
+    UDP_GRO = 104
+
+    # what a completion is about: the low byte of its user_data; above it a number
+    NOTHING = 0
+    TUN = 1
+    SOCKET = 2
+    CONTROL = 3
+    ROOM = 4
+    SENT = 5
+    WRITTEN = 6
+
+cdef struct Wait:
+    # io_uring_getevents_arg
+    uint64_t sigmask
+    uint32_t sigmask_size
+    uint32_t min_wait_usec
+    uint64_t time
+
+cdef struct KernelTime:
+    int64_t seconds
+    int64_t nanoseconds
+
+cdef struct RingFd:
+    # io_uring_rsrc_update
+    uint32_t offset
+    uint32_t unused
+    uint64_t fd
+
+cdef struct Held:
+    uint16_t buffer
+    uint32_t size
+
+
+cdef class Buffers:
+    """A ring of buffers from which the kernel takes one for each frame or train."""
+
+    cdef __io_uring_buf_ring* ring
+    cdef uint8_t* memory
+    cdef uint32_t count
+    cdef size_t size
+    cdef uint16_t group
+
+    def __cinit__(self, int fd, uint16_t group, uint32_t count, size_t size):
+        cdef __io_uring_buf_reg request
+        cdef uint16_t number
+        self.count, self.size, self.group = count, size, group
+        self.ring = <__io_uring_buf_ring*>anonymous(count * 16)
+        self.memory = <uint8_t*>anonymous(count * size)
+        memset(&request, 0, sizeof(request))
+        request.ring_addr = <uint64_t><uintptr_t>self.ring
+        request.ring_entries = count
+        request.bgid = group
+        if syscall(SYS_io_uring_register, fd, REGISTER_PBUF_RING, &request, 1) < 0:
+            raise OSError(errno, f"io_uring: a buffer ring: {os.strerror(errno)}")
+        __io_uring_buf_ring_init(self.ring)
+        for number in range(count):
+            self.give(number)
+
+    def __dealloc__(self):
+        if self.ring is not NULL:
+            munmap(self.ring, self.count * 16)
+        if self.memory is not NULL:
+            munmap(self.memory, self.count * self.size)
+
+    cdef uint8_t* at(self, uint16_t number) noexcept:
+        return self.memory + number * self.size
+
+    cdef void give(self, uint16_t number) noexcept:
+        """Let the kernel have a buffer (again)."""
+        __io_uring_buf_ring_add(self.ring, self.at(number), <unsigned int>self.size, number, self.count - 1, 0)
+        __io_uring_buf_ring_advance(self.ring, 1)
+
+
+cdef void* anonymous(size_t size) except NULL:
+    cdef void* made = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if made == MAP_FAILED:
+        raise MemoryError
+    return made
+
+
+cdef class Ring:
+    """The two queues that are shared with the kernel."""
+
+    cdef int fd
+    cdef uint8_t* queues
+    cdef size_t queues_size
+    cdef uint8_t* entries       # submissions
+    cdef uint32_t* sq_head
+    cdef uint32_t* sq_tail
+    cdef uint32_t sq_mask
+    cdef uint32_t* cq_head
+    cdef uint32_t* cq_tail
+    cdef uint32_t cq_mask
+    cdef __io_uring_cqe* completions
+    cdef int registered         # its number for enter, -1 if it has none
+
+    def __cinit__(self):
+        cdef __io_uring_params params
+        cdef RingFd update
+        cdef uint32_t number
+        cdef uint32_t* array
+        self.fd = self.registered = -1
+        memset(&params, 0, sizeof(params))
+        params.flags = SETUP_CQSIZE | SETUP_SUBMIT_ALL | SETUP_COOP_TASKRUN | SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN
+        params.cq_entries = COMPLETIONS
+        self.fd = <int>syscall(SYS_io_uring_setup, SUBMISSIONS, &params)
+        if self.fd < 0 or not params.features & FEAT_SINGLE_MMAP:
+            raise OSError(errno, f"io_uring: {os.strerror(errno)}")
+        self.queues_size = max(
+            <size_t>params.sq_off.array + params.sq_entries * 4,
+            <size_t>params.cq_off.cqes + params.cq_entries * sizeof(__io_uring_cqe),
+        )
+        self.queues = <uint8_t*>self._map(self.queues_size, 0)
+        self.entries = <uint8_t*>self._map(params.sq_entries * 64, OFF_SQES)
+        self.sq_head = <uint32_t*>(self.queues + params.sq_off.head)
+        self.sq_tail = <uint32_t*>(self.queues + params.sq_off.tail)
+        self.sq_mask = params.sq_entries - 1
+        self.cq_head = <uint32_t*>(self.queues + params.cq_off.head)
+        self.cq_tail = <uint32_t*>(self.queues + params.cq_off.tail)
+        self.cq_mask = params.cq_entries - 1
+        self.completions = <__io_uring_cqe*>(self.queues + params.cq_off.cqes)
+        array = <uint32_t*>(self.queues + params.sq_off.array)
+        for number in range(params.sq_entries):
+            array[number] = number
+        update.offset = <uint32_t>-1
+        update.unused = 0
+        update.fd = self.fd
+        if syscall(SYS_io_uring_register, self.fd, REGISTER_RING_FDS, &update, 1) == 1:
+            self.registered = update.offset
+
+    def __dealloc__(self):
+        if self.queues is not NULL:
+            munmap(self.queues, self.queues_size)
+        if self.entries is not NULL:
+            munmap(self.entries, (self.sq_mask + 1) * 64)
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    cdef void* _map(self, size_t size, long offset) except NULL:
+        cdef void* made = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.fd, offset)
+        if made == MAP_FAILED:
+            raise OSError(errno, f"io_uring: {os.strerror(errno)}")
+        return made
+
+    cdef uint32_t unsubmitted(self) noexcept:
+        return self.sq_tail[0] - load(self.sq_head)
+
+    cdef __io_uring_sqe* next_entry(self) except NULL:
+        """An entry to be filled; when there is none left, all before it are submitted."""
+        cdef uint32_t place = self.sq_tail[0]
+        cdef __io_uring_sqe* entry
+        if self.unsubmitted() > self.sq_mask:
+            self.enter(0, 0)
+        entry = <__io_uring_sqe*>(self.entries + (place & self.sq_mask) * 64)
+        memset(entry, 0, 64)
+        store(self.sq_tail, place + 1)
+        return entry
+
+    cdef int enter(self, uint32_t wanted, int milliseconds) except -1:
+        """Submit; with `wanted` wait for so many completions, at most `milliseconds` (-1: for ever)."""
+        cdef Wait wait
+        cdef KernelTime time
+        cdef uint32_t flags = 0
+        memset(&wait, 0, sizeof(wait))
+        if wanted or milliseconds:
+            flags = ENTER_GETEVENTS | ENTER_EXT_ARG
+        if milliseconds > 0:
+            time.seconds = milliseconds // 1000
+            time.nanoseconds = milliseconds % 1000 * 1000000
+            wait.time = <uint64_t><uintptr_t>&time
+        cdef int fd = self.fd
+        if self.registered >= 0:
+            fd = self.registered
+            flags |= ENTER_REGISTERED_RING
+        if syscall(SYS_io_uring_enter, fd, self.unsubmitted(), wanted, flags, &wait, sizeof(wait)) < 0:
+            if errno == EINTR:
+                PyErr_CheckSignals()
+            elif errno not in (ETIME, EAGAIN, EBUSY):
+                raise OSError(errno, f"io_uring: {os.strerror(errno)}")
+        return 0
+
+
+cdef class RingPort(Port):
+    """A port on io_uring.
+
+    Args:
+        pipeline, tun, sock: see `Port`.
+        control: an fd; `carry` returns when it is readable. -1 for none.
+
+    Raises:
+        OSError: io_uring does not work here.
+    """
+
+    cdef Ring ring
+    cdef Buffers frames
+    cdef Buffers received
+    cdef int control
+    cdef msghdr template
+    cdef Sending* sendings
+    cdef iovec* pool
+    cdef uint32_t pool_used
+    cdef uint32_t sending_count
+    cdef uint16_t taken[UDP_BUFFERS]    # received buffers in which frames lie
+    cdef uint32_t taken_count
+    cdef size_t taken_bytes
+    cdef Held held[TUN_BUFFERS]         # frames that wait until the socket has room
+    cdef uint32_t held_count
+    cdef bint tun_armed
+    cdef bint sock_armed
+    cdef bint control_armed
+    cdef bint room_armed
+    cdef int tun_error
+    cdef int news                       # the eventfd, -1 for none
+
+    def __init__(self, pipeline, int tun, sock, int control=-1):
+        self.control = control
+        self.ring = Ring()
+        self.frames = Buffers(self.ring.fd, TUN, TUN_BUFFERS, TUN_BUFFER_BYTES)
+        self.received = Buffers(self.ring.fd, SOCKET, UDP_BUFFERS, UDP_BUFFER_BYTES)
+        self.sendings = <Sending*>malloc(SUBMISSIONS * sizeof(Sending))
+        self.pool = <iovec*>malloc(PIECES * sizeof(iovec))
+        if not self.sendings or not self.pool:
+            raise MemoryError
+        self.template.msg_namelen = NAME_BYTES
+        self.template.msg_controllen = CONTROL_BYTES
+        self._arm()
+        self.ring.enter(0, 0)
+        self._check()
+
+    def __dealloc__(self):
+        free(self.sendings)
+        free(self.pool)
+        if self.news >= 0:
+            os.close(self.news)
+
+    def __cinit__(self, *arguments, **options):
+        self.news = -1
+
+    cdef int _check(self) except -1:
+        """See whether the kernel took the repeated requests; it refuses them at once."""
+        cdef uint32_t place
+        for place in range(self.ring.cq_head[0], load(self.ring.cq_tail)):
+            if self.ring.completions[place & self.ring.cq_mask].res == -22:
+                raise OSError(22, "io_uring: this kernel does not know a repeated read (Linux 6.7)")
+        return 0
+
+    cdef int _arm(self) except -1:
+        """Make the requests again that no longer say that more will follow."""
+        cdef __io_uring_sqe* entry
+        if not self.tun_armed and not self.held_count:
+            entry = self.ring.next_entry()
+            __io_uring_prep_read(entry, self.tun, NULL, 0, 0)
+            (<whole_sqe*>entry).opcode = OP_READ_MULTISHOT
+            (<whole_sqe*>entry).buf_group = TUN
+            entry.flags |= SQE_BUFFER_SELECT
+            entry.user_data = TUN
+            self.tun_armed = True
+        if not self.sock_armed:
+            entry = self.ring.next_entry()
+            __io_uring_prep_recvmsg_multishot(entry, self.sock, <__msghdr*>&self.template, 0)
+            (<whole_sqe*>entry).buf_group = SOCKET
+            entry.flags |= SQE_BUFFER_SELECT
+            entry.user_data = SOCKET
+            self.sock_armed = True
+        if self.control >= 0 and not self.control_armed:
+            self._poll(self.control, POLLIN, CONTROL)
+            self.control_armed = True
+        if self.blocked and not self.room_armed:
+            self._poll(self.sock, POLLOUT, ROOM)
+            self.room_armed = True
+        return 0
+
+    cdef int _poll(self, int fd, uint32_t events, uint64_t about) except -1:
+        cdef __io_uring_sqe* entry = self.ring.next_entry()
+        __io_uring_prep_poll_add(entry, fd, events)
+        entry.user_data = about
+        return 0
+
+    def carry(self, int milliseconds=-1, int batches=-1):
+        """Carry packets until there is something for the node, or until the time is over with nothing to carry.
+
+        Args:
+            milliseconds: -1 to wait for ever.
+            batches: after how many of them to return all the same; -1 for never.
+
+        Returns: whether `control` is readable; other news are in `next_event`.
+        """
+        cdef bint asked = False
+        cdef bint drained = False
+        cdef uint64_t count
+        self.pipeline.refresh()
+        if self.news >= 0:
+            read(self.news, &count, sizeof(count))  # before looking, so that nothing is missed
+        while batches and not asked and not self.pipeline._events and not self.pipeline.sessions._events:
+            batches -= 1
+            self._arm()
+            self.ring.enter(1 if milliseconds else 0, milliseconds if milliseconds else -1)
+            if self.ring.cq_head[0] == load(self.ring.cq_tail):
+                if milliseconds >= 0:
+                    drained = True
+                    break
+                continue
+            asked = self._reap(self.now())
+        self._flush()
+        self._arm()
+        self._submit()
+        if self.news >= 0 and not drained:
+            os.eventfd_write(self.news, 1)
+        return asked
+
+    def fileno(self):
+        """Readable when there is something to carry: an eventfd, made when it is first asked for.
+
+        The ring's own fd would not do: whoever already sleeps on it is not woken (DEFER_TASKRUN; Linux 6.18).
+        """
+        cdef int fd
+        if self.news < 0:
+            fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            if syscall(SYS_io_uring_register, self.ring.fd, REGISTER_EVENTFD, &fd, 1) < 0:
+                os.close(fd)
+                raise OSError(errno, f"io_uring: an eventfd: {os.strerror(errno)}")
+            self.news = fd
+            os.eventfd_write(fd, 1)  # there may be something already
+        return self.news
+
+    # --- what has come ------------------------------------------------------------------------------------------------
+
+    cdef bint _reap(self, double now) except -1:
+        """Take all completions; True if `control` is readable."""
+        cdef uint32_t place = self.ring.cq_head[0]
+        cdef uint32_t tail
+        cdef __io_uring_cqe* done
+        cdef bint asked = False
+        self._finish()
+        tail = load(self.ring.cq_tail)
+        while place != tail:
+            done = &self.ring.completions[place & self.ring.cq_mask]
+            if done.user_data == TUN:
+                self.tun_armed = self.tun_armed and done.flags & CQE_MORE != 0
+                if done.res >= 0:
+                    self._take_frame(<uint16_t>(done.flags >> 16), done.res, now)
+                elif done.res not in (-ENOBUFS, -EINTR, -EAGAIN):
+                    self.tun_error = -done.res
+            elif done.user_data == SOCKET:
+                self.sock_armed = self.sock_armed and done.flags & CQE_MORE != 0
+                if done.flags & CQE_BUFFER:
+                    self._take_train(<uint16_t>(done.flags >> 16), done.res, now)
+            elif done.user_data == CONTROL:
+                self.control_armed = False
+                asked = True
+            elif done.user_data == ROOM:
+                self.room_armed = False
+                self.send_trains()
+                self._take_held(now)
+            place += 1
+            store(self.ring.cq_head, place)
+            if self.pipeline.arena_used > MAX_BATCH_BYTES or self.taken_bytes > MAX_BATCH_BYTES:
+                self._queue(now)
+                self._flush()
+        self._queue(now)
+        if self.pipeline._frames:
+            self._write(self.pipeline.frames_to_write())
+        if self.tun_error:
+            raise OSError(self.tun_error, f"reading the TUN device: {os.strerror(self.tun_error)}; was it deleted?")
+        return asked
+
+    cdef int _take_frame(self, uint16_t number, uint32_t size, double now) except -1:
+        if self.blocked or self.held_count or not self.pipeline.has_room():
+            self.held[self.held_count].buffer = number
+            self.held[self.held_count].size = size
+            self.held_count += 1
+            return 0
+        self.pipeline.take_frame(self.frames.at(number), size, now)
+        self.frames.give(number)
+        return 0
+
+    cdef int _take_held(self, double now) except -1:
+        """Go on with the frames that waited, in their order."""
+        cdef uint32_t number
+        cdef uint32_t taken = 0
+        while taken < self.held_count and not self.blocked and self.pipeline.has_room():
+            self.pipeline.take_frame(self.frames.at(self.held[taken].buffer), self.held[taken].size, now)
+            self.frames.give(self.held[taken].buffer)
+            taken += 1
+        for number in range(taken, self.held_count):
+            self.held[number - taken] = self.held[number]
+        self.held_count -= taken
+        return 0
+
+    cdef int _take_train(self, uint16_t number, uint32_t size, double now) except -1:
+        cdef uint8_t* at = self.received.at(number)
+        cdef __io_uring_recvmsg_out* out = <__io_uring_recvmsg_out*>at
+        cdef const cmsghdr* control = <const cmsghdr*>(at + 16 + NAME_BYTES)
+        cdef uint8_t endpoint[32]
+        cdef uint32_t segment = 0
+        self.taken[self.taken_count] = number
+        self.taken_count += 1
+        if size < PAYLOAD_AT:
+            return 0
+        if out.controllen >= sizeof(cmsghdr) + 4 and control.cmsg_level == SOL_UDP and control.cmsg_type == UDP_GRO:
+            segment = (<const uint32_t*>(<const uint8_t*>control + sizeof(cmsghdr)))[0]
+        self.endpoint_of(<const sockaddr_in6*>(at + 16), endpoint)
+        self.pipeline.take_train(at + PAYLOAD_AT, size - PAYLOAD_AT, segment, endpoint, now)
+        self.taken_bytes += size
+        return 0
+
+    # --- what is to go ------------------------------------------------------------------------------------------------
+
+    cdef int _queue(self, double now) except -1:
+        """Make submissions of what was taken."""
+        cdef uint32_t number
+        cdef int count
+        cdef __io_uring_sqe* entry
+        if not self.blocked:
+            self.pipeline.seal_batches(now)
+            for number in range(self.pipeline.train_count):
+                self._queue_train(number)
+        for number in range(self.pipeline.coalescer.group_count):
+            if self.pool_used + 1024 > PIECES:
+                self._submit()
+            count = self.pipeline.coalescer.finish(number, self.pool + self.pool_used)
+            entry = self.ring.next_entry()
+            __io_uring_prep_writev(entry, self.tun, <__iovec*>(self.pool + self.pool_used), count, 0)
+            entry.flags |= SQE_CQE_SKIP_SUCCESS
+            entry.user_data = WRITTEN | <uint64_t>number << 8
+            self.pool_used += count
+        return 0
+
+    cdef int _queue_train(self, uint32_t number) except -1:
+        cdef OutTrain* train = &self.pipeline.trains[number]
+        cdef Sending* sending
+        cdef __io_uring_sqe* entry
+        if self.relayed(train):
+            return 0
+        if self.sending_count == SUBMISSIONS or self.pool_used + train.count > PIECES:
+            self._submit()
+        sending = &self.sendings[self.sending_count]
+        sending.pieces = self.pool + self.pool_used
+        if (train.count > 1 and not self.segments) or not self.prepare(train, 0, train.count, sending):
+            train.failed = True
+            return 0
+        self.sending_count += 1
+        self.pool_used += <uint32_t>sending.message.msg_iovlen
+        entry = self.ring.next_entry()
+        __io_uring_prep_sendmsg(entry, self.sock, <__msghdr*>&sending.message, MSG_DONTWAIT)
+        entry.flags |= SQE_CQE_SKIP_SUCCESS
+        entry.user_data = SENT | <uint64_t>number << 8
+        return 0
+
+    cdef int _submit(self) except -1:
+        """Submit what there is, so that its structures can be used anew."""
+        while self.ring.unsubmitted():
+            self.ring.enter(0, 0)
+        self.pool_used = self.sending_count = 0
+        return 0
+
+    cdef int _flush(self) except -1:
+        """Submit all, and be done with it."""
+        self._submit()
+        return self._finish()
+
+    cdef int _finish(self) except -1:
+        """All that was queued has been submitted, and so is done: see what failed, and use its memory anew."""
+        cdef uint32_t place, number
+        cdef __io_uring_cqe* done
+        for place in range(self.ring.cq_head[0], load(self.ring.cq_tail)):
+            done = &self.ring.completions[place & self.ring.cq_mask]
+            if done.user_data & 0xFF == SENT:
+                self.pipeline.trains[done.user_data >> 8].failed = True
+                done.user_data = NOTHING
+            elif done.user_data & 0xFF == WRITTEN:
+                self.write_refused(<uint32_t>(done.user_data >> 8), -done.res)
+                done.user_data = NOTHING
+        self.pool_used = self.sending_count = 0
+        if not self.blocked:
+            self._send_failed()
+        self.pipeline.close_frames()
+        for number in range(self.taken_count):
+            self.received.give(self.taken[number])
+        self.taken_count = 0
+        self.taken_bytes = 0
+        return 0
+
+    cdef int _send_failed(self) except -1:
+        """Send the plain way what could not be sent the other; the rest has gone."""
+        cdef uint32_t number
+        cdef uint32_t left = 0
+        for number in range(self.pipeline.train_count):
+            if self.pipeline.trains[number].failed:
+                self.pipeline.trains[left] = self.pipeline.trains[number]
+                left += 1
+        self.pipeline.train_count = left
+        return self.send_trains()

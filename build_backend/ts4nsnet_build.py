@@ -40,8 +40,8 @@ __all__ = [
 ConfigSettings = dict[str, Any] | None
 
 COMPILED_REQUIREMENTS = ("cython>=3.1", "liburing==2024.5.3")
-# gcc leaves loops over bytes alone at -O2
-COMPILE_ARGUMENTS = ("-O3", "-Wno-unused-function")
+# gcc leaves loops over bytes alone at -O2; what Python was built with asks for debug information
+COMPILE_ARGUMENTS = ("-O3", "-g0", "-Wno-unused-function")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -55,6 +55,11 @@ class WireGuardPeer(ABC):
     def know(self, endpoint: str | None, preshared_key: bytes = NO_PRESHARED_KEY, keepalive: int = 0) -> None:
         """Configure the other side, whose outer address is `endpoint` where that is known."""
 
+    @property
+    @abstractmethod
+    def process(self) -> Process:
+        """The program that carries the packets."""
+
     @abstractmethod
     def stop(self) -> None:
         """End it without a word to the other side."""
@@ -102,6 +107,12 @@ class Ours(WireGuardPeer):
         answer, self._answers = self._answers.split(b"\n", 1)
         counters: dict[str, Any] = json.loads(answer)
         return counters
+
+    @property
+    def process(self) -> Process:
+        """The running node."""
+        assert self._process is not None
+        return self._process
 
     def know(self, endpoint: str | None, preshared_key: bytes = NO_PRESHARED_KEY, keepalive: int = 0) -> None:
         peer = {

@@ -45,6 +45,17 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return name
 
 
+def test_a_path_that_is_narrower_than_its_messages(topology: Topology) -> None:
+    """What is too long for the link goes by the datagram, in fragments of IP."""
+    alice, bob = twin.direct(topology, mtu=1300)
+    with twin.tunnel(topology, alice, bob) as pair:
+        pair.bob.know(None)
+        pair.alice.know("192.0.2.2")
+        twin.transfer(pair.alice.inside, pair.bob.inside, BOB.v4, 2_000_000)
+        sent = pair.alice.statistics()["engine"]
+        assert sent["dropped"].keys() <= {Drop.FILTERED_OUT, Drop.NO_ROUTE}
+
+
 class Engine:
     """An engine of this process, without peers, attached to a container."""
 

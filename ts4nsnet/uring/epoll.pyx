@@ -93,6 +93,8 @@ cdef class EpollPort(Port):
         if self.epoll > 0:
             os.close(self.epoll)
 
+    name = "epoll"
+
     def fileno(self):
         """Readable when there is something to carry."""
         return self.epoll

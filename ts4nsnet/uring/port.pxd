@@ -39,7 +39,7 @@ cdef class Port:
     cdef readonly int tun
     cdef readonly int sock
     cdef bint ipv6
-    cdef readonly bint segments
+    cdef public bint segments
     cdef readonly bint blocked      # the UDP socket is full
     cdef public object relay
     cdef uint32_t next_train

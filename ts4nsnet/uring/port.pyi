@@ -15,6 +15,7 @@ class Port:
     pipeline: Pipeline
     tun: int
     sock: int
+    name: str
     segments: bool
     blocked: bool
     relay: Callable[[Train], object] | None

@@ -434,11 +434,15 @@ cdef class RingPort(Port):
                 continue
             asked = self._reap(self.now())
         self._flush()
-        self._arm()
-        self._submit()
-        if self.news >= 0 and not drained:
-            os.eventfd_write(self.news, 1)
+        if self.news >= 0:
+            # others wait for us: not within enter, so all must be with the kernel already
+            self._arm()
+            self._submit()
+            if not drained:
+                os.eventfd_write(self.news, 1)
         return asked
+
+    name = "uring"
 
     def fileno(self):
         """Readable when there is something to carry: an eventfd, made when it is first asked for.

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The compiled splitter and coalescer beside their twins: the same input, the same bytes."""
 
+from itertools import product
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,15 +10,15 @@ from hypothesis import strategies as st
 from tests.unit.packets import FLOW4, superpacket
 from tests.unit.uring.test_coalesce import MERGED, STEP, build, on4
 from tests.unit.uring.test_segment import CASES, GOOD_TCP, GOOD_UDP, IPS, REFUSED, TCPS, UDPS, mutants
-from ts4nsnet.packet import TCP, UDP, IPv4, IPv6, Malformed
+from ts4nsnet.packet import CWR, FIN, PSH, TCP, UDP, IPv4, IPv6, Malformed
 from ts4nsnet.uring.coalesce import coalesce as coalesce_twin
-from ts4nsnet.uring.segment import Gso, VnetHeader
+from ts4nsnet.uring.segment import VNET_HEADER_BYTES, Gso, VnetHeader
 from ts4nsnet.uring.segment import segment as segment_twin
 
 offload = pytest.importorskip("ts4nsnet.uring.offload", reason="the engine is not compiled")
 
 # more than the profile asks for: a call costs little, and the twins must agree everywhere
-THOROUGH = settings(max_examples=2000)
+THOROUGH = settings(max_examples=3000)
 
 
 def outcome(segment: object, frame: bytes) -> list[bytes] | None:
@@ -50,11 +52,25 @@ def test_every_mutant(frame: bytes) -> None:
         same_segments(mutant)
 
 
-@THOROUGH
-@given(IPS, st.one_of(TCPS, UDPS), st.integers(1, 201))
-def test_any_superpacket(ip: IPv4 | IPv6, inner: TCP | UDP, size: int) -> None:
-    kind = Gso.UDP_L4 if isinstance(inner, UDP) else Gso.TCPV4 if isinstance(ip, IPv4) else Gso.TCPV6
-    same_segments(superpacket(ip, inner, kind, size))
+def test_any_superpacket() -> None:
+    hit: set[object] = set()
+
+    @THOROUGH
+    @given(IPS, st.one_of(TCPS, UDPS), st.integers(1, 201))
+    def same(ip: IPv4 | IPv6, inner: TCP | UDP, size: int) -> None:
+        kind = Gso.UDP_L4 if isinstance(inner, UDP) else Gso.TCPV4 if isinstance(ip, IPv4) else Gso.TCPV6
+        same_segments(superpacket(ip, inner, kind, size))
+        more = ip.options if isinstance(ip, IPv4) else ip.extensions
+        hit.add((type(ip), type(inner), bool(more), "one" if size >= len(inner.payload) else "many"))
+        hit.add("even" if len(inner.payload) % size == 0 else "a shorter one last")
+        if isinstance(inner, TCP):
+            hit.update({("options", bool(inner.options)), ("cwr, fin, psh", inner.flags & (CWR | FIN | PSH))})
+
+    same()
+    kinds: set[object] = set(product((IPv4, IPv6), (TCP, UDP), (False, True), ("one", "many")))
+    flags: set[object] = {("cwr, fin, psh", a | b | c) for a, b, c in product((0, CWR), (0, FIN), (0, PSH))}
+    lasts: set[object] = {"even", "a shorter one last", ("options", False), ("options", True)}
+    assert hit >= kinds | flags | lasts
 
 
 @THOROUGH
@@ -78,11 +94,21 @@ def test_every_batch(packets: list[bytes]) -> None:
     assert offload.coalesce(packets) == coalesce_twin(packets)
 
 
-@THOROUGH
-@given(st.lists(STEP, max_size=60), st.booleans(), st.booleans())
-def test_any_batch(steps: list[tuple[int, int, str]], tcp: bool, udp: bool) -> None:
-    packets = build(steps)
-    assert offload.coalesce(packets, tcp=tcp, udp=udp) == coalesce_twin(packets, tcp=tcp, udp=udp)
+def test_any_batch() -> None:
+    hit = set()
+
+    @THOROUGH
+    @given(st.lists(STEP, max_size=60), st.booleans(), st.booleans())
+    def same(steps: list[tuple[int, int, str]], tcp: bool, udp: bool) -> None:
+        packets = build(steps)
+        frames = offload.coalesce(packets, tcp=tcp, udp=udp)
+        assert frames == coalesce_twin(packets, tcp=tcp, udp=udp)
+        for data in frames:
+            vnet = VnetHeader.parse(data)
+            hit.add((vnet.gso_type, data[VNET_HEADER_BYTES] >> 4))
+
+    same()
+    assert hit == {(Gso.NONE, 4), (Gso.NONE, 6), (Gso.TCPV4, 4), (Gso.TCPV6, 6), (Gso.UDP_L4, 4), (Gso.UDP_L4, 6)}
 
 
 @THOROUGH

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The two backends, each with a pair of Unix sockets for its TUN and the loopback interface for the world.
+
+frames ─► alice's TUN ─► port ─► UDP ─► port ─► bob's TUN ─► frames
+"""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from tests.filters import open_filter
+from tests.unit.packets import frame
+from tests.unit.uring.test_reference import ALICE, BOB, tcp_superpacket, udp
+from ts4nsnet.endpoint import to_endpoint
+from ts4nsnet.sockets import open_socket
+from ts4nsnet.uring.backends import EngineUnavailable, open_port
+from ts4nsnet.uring.counters import Drop
+from ts4nsnet.uring.events import Slow, Unsealed
+from ts4nsnet.uring.segment import segment
+from ts4nsnet.uring.trains import Train
+from ts4nsnet.wireguard import AllowedIPs, Keypair, Seal, SessionMemory
+from ts4nsnet.wireguard.handshake import TransportKeys
+from ts4nsnet.wireguard.sessions import Roamed
+
+pipeline = pytest.importorskip("ts4nsnet.uring.pipeline", reason="the engine is not compiled")
+sessions = pytest.importorskip("ts4nsnet.uring.sessions", reason="the engine is not compiled")
+
+DISABLED = Path("/proc/sys/kernel/io_uring_disabled")
+MTU = 1280
+FIRST, SECOND = bytes(range(32)), bytes(range(32, 64))
+RELAYED = b"key".ljust(20, b"\0") + b"\0\0\0\7" + bytes(8)  # an endpoint without a port
+
+
+class End:
+    """One port, and the container's side of its TUN."""
+
+    def __init__(self, engine: str, opened: ExitStack, other: bytes, control: int = -1) -> None:
+        tun, self.container = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock = open_socket(0)
+        for each in (tun, self.container, self.sock):
+            opened.enter_context(closing(each))
+        tun.setblocking(False)
+        self.container.settimeout(5)
+        routes = AllowedIPs()
+        routes.set(1, [ip_network(other)])
+        self.pipeline = pipeline.Pipeline(
+            sessions.Sessions(SessionMemory(bytearray(SessionMemory.size(2))), roaming=False),
+            routes,
+            open_filter(),
+            mtu=MTU,
+            vnet_hdr=True,
+        )
+        self.port = open_port(engine, self.pipeline, tun.fileno(), self.sock, print, control)
+
+    @property
+    def endpoint(self) -> bytes:
+        return to_endpoint(("::1", self.sock.getsockname()[1], 0, 0))
+
+    def know(self, endpoint: bytes, keys: TransportKeys, *, initiator: bool, now: float) -> None:
+        """Have a session with the other side, who is there."""
+        self.port.apply(Keypair(1, 7 + initiator, 8 - initiator, keys, initiator, now), now)
+        self.port.apply(Roamed(1, endpoint), now)
+
+    def written(self) -> list[bytes]:
+        """The packets that the container has got."""
+        self.container.setblocking(False)
+        packets: list[bytes] = []
+        while True:
+            try:
+                packets += segment(self.container.recv(1 << 17))
+            except BlockingIOError:
+                return packets
+
+
+class Ends:
+    """Alice and bob."""
+
+    def __init__(self, engine: str, opened: ExitStack) -> None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.alice, self.bob = End(engine, opened, BOB), End(engine, opened, ALICE)
+        self.alice.know(self.bob.endpoint, TransportKeys(FIRST, SECOND), initiator=True, now=now)
+        self.bob.know(self.alice.endpoint, TransportKeys(SECOND, FIRST), initiator=False, now=now)
+        self.now = now
+        # the called side may send once it has heard something
+        self.alice.port.apply(Seal(1, (b"",)), now)
+        self.carry()
+        while self.bob.port.next_event() is not None:
+            pass
+
+    def carry(self) -> None:
+        """Let both carry what there is; loopback has delivered a datagram when the send returns."""
+        for _ in range(3):
+            for end in (self.alice, self.bob):
+                end.port.carry(0)
+
+
+@pytest.fixture(params=["epoll", "uring"])
+def engine(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name == "uring" and DISABLED.exists() and DISABLED.read_text().strip() != "0":
+        pytest.skip("io_uring is off on this machine")
+    return name
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def ends(engine: str, opened: ExitStack) -> Ends:
+    return Ends(engine, opened)
+
+
+def test_superpackets_and_packets_go_both_ways(ends: Ends) -> None:
+    there, back = tcp_superpacket(ALICE, BOB, 60_000, 1228), frame(udp(BOB, ALICE))
+    ends.alice.container.send(there)
+    ends.bob.container.send(back)
+    ends.carry()
+    assert ends.bob.written() == segment(there)
+    assert ends.alice.written() == segment(back)
+    assert ends.alice.port.counters.sent_trains == 2  # one is the keep-alive
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
+def test_packets_arrive_in_their_order(ends: Ends, count: int) -> None:
+    packets = [udp(ALICE, BOB, bytes([number]) * (number + 1)) for number in range(count)]
+    ends.alice.container.setblocking(False)
+    sent = 0
+    while sent < count:
+        try:
+            ends.alice.container.send(frame(packets[sent]))
+            sent += 1
+        except BlockingIOError:
+            ends.carry()
+    ends.carry()
+    assert ends.bob.written() == packets
+
+
+def test_what_is_no_transport_data_is_for_the_node_and_stops_nothing(ends: Ends) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as stranger:
+        for datagram in (b"hello", b"", b"again"):
+            stranger.sendto(datagram, ends.bob.sock.getsockname()[:2])
+        source = to_endpoint(("::1", stranger.getsockname()[1], 0, 0))
+    events = []
+    for _ in range(3):
+        ends.carry()
+        while (event := ends.bob.port.next_event()) is not None:
+            events.append(event)
+    assert events == [Slow(datagram, source) for datagram in (b"hello", b"", b"again")]
+    ends.alice.container.send(frame(udp(ALICE, BOB)))
+    ends.carry()
+    assert ends.bob.written() == [udp(ALICE, BOB)]
+
+
+def test_a_train_for_a_relay_is_the_nodes(ends: Ends) -> None:
+    ends.alice.port.apply(Roamed(1, RELAYED), ends.now)
+    ends.alice.container.send(tcp_superpacket(ALICE, BOB, 3000, 1000))
+    ends.carry()
+    train = ends.alice.port.next_event()
+    assert isinstance(train, Train)
+    assert (train.datagram_count, train.endpoint) == (3, RELAYED)
+    taken: list[Train] = []
+    ends.alice.port.relay = taken.append
+    ends.alice.container.send(frame(udp(ALICE, BOB)))
+    ends.carry()
+    assert [each.datagram_count for each in taken] == [1]
+    # and what a relay brings is taken like what UDP brings
+    ends.bob.port.from_udp([Train.received(b"".join(train.payload), train.segment_bytes, RELAYED)], ends.now)
+    assert len(ends.bob.written()) == 3
+
+
+def test_without_a_session_packets_go_to_the_node(engine: str, opened: ExitStack) -> None:
+    alice = End(engine, opened, BOB)
+    alice.container.send(frame(udp(ALICE, BOB)))
+    alice.port.carry(0)
+    assert alice.port.next_event() == Unsealed(1, (udp(ALICE, BOB),))
+
+
+def test_control_is_reported_while_it_is_readable_and_not_after(engine: str, opened: ExitStack) -> None:
+    ours, theirs = socket.socketpair()
+    opened.enter_context(closing(ours))
+    opened.enter_context(closing(theirs))
+    port = End(engine, opened, BOB, ours.fileno()).port
+    assert not port.carry(0)
+    for _ in range(2):
+        theirs.send(b"?")
+        assert port.carry(1000)
+        ours.recv(1)
+        assert not port.carry(10)
+
+
+def test_without_trains_datagrams_go_one_by_one(ends: Ends) -> None:
+    ends.alice.port.segments = False
+    there = tcp_superpacket(ALICE, BOB, 10_000, 1000)
+    ends.alice.container.send(there)
+    ends.carry()
+    assert ends.bob.written() == segment(there)
+    assert ends.bob.port.counters.received_trains == 1 + 10
+
+
+def test_what_cannot_be_sent_is_counted_and_the_rest_goes(ends: Ends) -> None:
+    there = frame(udp(ALICE, BOB))
+    ends.alice.port.apply(Roamed(1, to_endpoint(("255.255.255.255", 9))), ends.now)
+    ends.alice.container.send(there)
+    ends.carry()
+    ends.alice.port.apply(Roamed(1, ends.bob.endpoint), ends.now)
+    ends.alice.container.send(there)
+    ends.carry()
+    assert ends.bob.written() == segment(there)
+    assert ends.alice.port.counters.dropped == {Drop.SEND_FAILED: 1}
+
+
+def test_what_the_tun_does_not_take_is_counted(ends: Ends) -> None:
+    ends.bob.container.close()
+    ends.alice.container.send(frame(udp(ALICE, BOB)))
+    ends.carry()
+    assert ends.bob.port.counters.dropped == {Drop.WRITE_FAILED: 1}
+
+
+def test_uring_alone_is_refused_where_it_does_not_work(monkeypatch: pytest.MonkeyPatch, opened: ExitStack) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(1, "not permitted")
+
+    monkeypatch.setattr("ts4nsnet.uring.ring.RingPort", refuse)
+    with pytest.raises(EngineUnavailable, match="engine uring: not permitted"):
+        End("uring", opened, BOB)
+    assert End("auto", opened, BOB).port.name == "epoll"

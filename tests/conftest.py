@@ -11,6 +11,7 @@ With CI=true a test that is skipped has failed: nobody reads what CI skips.
 """
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     if report.skipped and CI:
         report.outcome, report.longrepr = "failed", f"skipped, which in CI is a failure: {report.longrepr}"
     return report
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell's job in the background: what tests start, and interrupt, would ignore that, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> None:

@@ -83,7 +83,7 @@ class Pair:
     client: Namespace
     server: Namespace
     address: str  # of the server
-    peers: Sequence[WireGuardPeer] = ()  # ours run as long as somebody holds them
+    peers: Sequence[Any] = ()  # with a `process` each; ours run as long as somebody holds them
     listener: Process | None = None
     transfers: int = 0  # so far
     found: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
@@ -91,19 +91,19 @@ class Pair:
     def measure(self, seconds: int) -> None:
         """One round."""
         self.found["ping idle"] += self._ping(IDLE_PINGS)
-        before = self._cpu_time()
+        before = self.cpu_time()
         forth = self._transfer(seconds)
         self.found["ping loaded"] += self._ping(round((seconds - 0.5) / PING_INTERVAL))
         megabits = _throughput(forth, seconds)
         self.found["TCP →"].append(megabits)
         if self.peers:
-            self.found["CPU"].append((self._cpu_time() - before) / 2 / (megabits * seconds / 8e3))
+            self.found["CPU"].append((self.cpu_time() - before) / 2 / (megabits * seconds / 8e3))
         self.found["TCP ←"].append(_throughput(self._transfer(seconds, "--reverse"), seconds))
         for size in (64, 1200):
             transfer = self._transfer(seconds, "--udp", "--bitrate", "0", "--length", str(size))
             self.found[f"UDP {size}"].append(_packet_rate(transfer, seconds))
 
-    def _cpu_time(self) -> float:
+    def cpu_time(self) -> float:
         """What the peers have used so far, seconds."""
         total = 0.0
         for peer in self.peers:
@@ -149,7 +149,7 @@ def _packet_rate(transfer: Process, seconds: int) -> float:
     return received / 1e3
 
 
-def _tunnel(topology: Topology, number: int, name: str, make_alice: Make, make_bob: Make) -> Pair:
+def tunnel(topology: Topology, number: int, name: str, make_alice: Make, make_bob: Make) -> Pair:
     """Two peers on hosts of their own, with a session."""
     hosts = topology.host(f"a{number}"), topology.host(f"b{number}")
     topology.link(hosts[0], "192.0.2.1/24", hosts[1], "192.0.2.2/24")
@@ -163,7 +163,7 @@ def _tunnel(topology: Topology, number: int, name: str, make_alice: Make, make_b
     return Pair(name, alice.inside, bob.inside, BOB.v4, (alice, bob))
 
 
-def _bare(topology: Topology) -> Pair:
+def bare(topology: Topology) -> Pair:
     client, server = topology.host("client"), topology.host("server")
     topology.link(client, "192.0.2.1/24", server, "192.0.2.2/24")
     return Pair(BARE, client, server, "192.0.2.2")
@@ -175,7 +175,7 @@ def compare(names: Sequence[str], rounds: int, seconds: int) -> list[Pair]:
     wireguard_peers.MTU = MTU
     try:
         pairs = [
-            _bare(topology) if name == BARE else _tunnel(topology, number, name, KINDS[name], KINDS[name])
+            bare(topology) if name == BARE else tunnel(topology, number, name, KINDS[name], KINDS[name])
             for number, name in enumerate(names)
         ]
         for number in range(rounds):

@@ -6,10 +6,15 @@ from ipaddress import ip_network
 from ts4nsnet.filter import Destination, Filter, Rule
 from ts4nsnet.filter.rules import EVERYTHING
 
+# rules, and which addresses are ours: everybody may send everything to every address
+OPEN = (
+    [Rule(EVERYTHING, destinations=tuple(map(Destination, EVERYTHING)), protocols=tuple(range(256)))],
+    [ip_network("0.0.0.0/0"), ip_network("::/0")],
+)
+
 
 def open_filter() -> Filter:
-    """Lets everybody send everything to every address; what no filter lets pass (multicast, say) it does not either."""
+    """Lets pass what `OPEN` allows; what no filter lets pass (multicast, say) it does not either."""
     opened = Filter()
-    rule = Rule(EVERYTHING, destinations=tuple(map(Destination, EVERYTHING)), protocols=tuple(range(256)))
-    opened.set_rules([rule], [ip_network("0.0.0.0/0"), ip_network("::/0")])
+    opened.set_rules(*OPEN)
     return opened

@@ -13,9 +13,16 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-WORDS = st.sampled_from(["ready", "failed", "tun", "udp", "memory", "netns", "stop"])
+WORDS = st.sampled_from(["ready", "failed", "tun", "udp", "memory", "netns", "counters", "worker", "stop"])
 MESSAGES = st.fixed_dictionaries(
-    {}, optional={"do": WORDS | VALUES, "id": st.integers() | VALUES, "size": st.integers() | VALUES, "text": VALUES}
+    {},
+    optional={
+        "do": WORDS | VALUES,
+        "id": st.integers() | VALUES,
+        "size": st.integers() | VALUES,
+        "engine": st.sampled_from(["auto", "uring", "epoll", "python"]) | VALUES,
+        "text": VALUES,
+    },
 )
 
 

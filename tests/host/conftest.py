@@ -40,6 +40,7 @@ def made_machine() -> Iterator[Machine]:
 def machine(made_machine: Machine) -> Iterator[Machine]:
     """The machine, with its tailnet and without a container."""
     yield made_machine
+    print(made_machine.logs())  # for the report of a failure
     made_machine.open_direct_paths()
     made_machine.podman("pod", "rm", "--all", "--force", check=False)
     made_machine.podman("rm", "--all", "--force", "--time", "0", check=False)

@@ -301,12 +301,12 @@ class Machine(Namespace):
         with self.entered():
             sockets = _sockets_here()
         runtime = self.path(self.runtime)
-        files = [Path(folder, name) for folder, _, names in os.walk(runtime) for name in names]
+        files = [Path(folder, name).relative_to(runtime) for folder, _, names in os.walk(runtime) for name in names]
         return {
             "processes": sorted(words for words in processes.values()),
             "sockets": sorted(sockets),
             "mounts": sorted(line.split()[4] for line in mounts),
-            "files": sorted(str(path.relative_to(runtime)) for path in files),
+            "files": sorted(str(path) for path in files if path.parts[0] != "crun"),  # it forgets some itself
             "temporary files": sorted(
                 path.name for path in Path(gettempdir()).iterdir() if _owner(path) == self.user.pw_uid
             ),
@@ -321,9 +321,8 @@ class Machine(Namespace):
             lines = []
             for kind, old in before.items():
                 more, less = Counter(now[kind]) - Counter(old), Counter(old) - Counter(now[kind])
-                lines += (
-                    [f"{kind}: more: {list(more.elements())} less: {list(less.elements())}"] if more or less else []
-                )
+                if more or less:
+                    lines.append(f"{kind}: more: {list(more.elements())} less: {list(less.elements())}")
             return "\n".join(lines)
 
         try:
@@ -331,6 +330,11 @@ class Machine(Namespace):
         except AssertionError:
             if said := difference():
                 raise AssertionError(f"after {timeout} s: {said}") from None
+
+    def logs(self) -> str:
+        """What the running nodes, and those that have failed, have said."""
+        files = self.path(self.runtime / "ts4nsnet/nodes").glob("*/log")
+        return "".join(f"--- node {path.parent.name}\n{path.read_text()}" for path in files)
 
     def clean(self) -> None:
         """End what runs outside of podman, and take away what a failed test has left: the next one shall not fail."""

@@ -3,9 +3,11 @@
 
 The document is JSON: {"asks": [requests], "then": [steps]}. Each request is sent and its answer awaited, then each
 step is done: "ready", "failed TEXT", "stop" (waits for the keeper's stop or end, closes the TUN, and tells the time
-that it had by a file `stopped` beside the node's folder), "hang", "crash", "exit", "garbage".
+that it had by a file `stopped` beside the node's folder), "hang", "crash", "exit", "garbage", "worker ENGINE" (asks for
+a worker and hears what there is of it until it is told to stop, as "stop" does).
 
-What has come is written to the file `seen`, beside the node's folder, before the steps.
+What has come is written to the file `seen`, beside the node's folder, before the steps. What is heard of workers, and
+each worker's greeting, goes into the FIFO `news` there, a line each.
 """
 
 import json
@@ -15,6 +17,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from select import select
 from typing import Any
 
 from ts4nsnet.keeper import messages
@@ -24,8 +27,30 @@ from ts4nsnet.sandbox import hide
 def ask(sock: socket.socket, number: int, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Ask the keeper for something; its answer and the fds that came with it."""
     messages.send(sock, {**request, "id": number})
-    data, rights, _, _ = sock.recvmsg(messages.MAX_MESSAGE_BYTES, messages.ANCILLARY_BYTES)
-    return json.loads(data), messages.received_fds(rights)
+    while True:
+        data, rights, _, _ = sock.recvmsg(messages.MAX_MESSAGE_BYTES, messages.ANCILLARY_BYTES)
+        answer, fds = json.loads(data), messages.received_fds(rights)
+        if answer.get("id") == number:
+            return answer, fds
+        for fd in fds:  # of a worker for the node before this one
+            os.close(fd)
+
+
+def hear_of_workers(sock: socket.socket, news: Path) -> bytes:
+    """Ask for nothing more; what ends it."""
+    worker: socket.socket | None = None
+    while True:
+        data, rights, _, _ = sock.recvmsg(messages.MAX_MESSAGE_BYTES, messages.ANCILLARY_BYTES)
+        line: dict[str, Any] = json.loads(data or "{}")
+        if fds := messages.received_fds(rights):
+            worker = socket.socket(fileno=fds[0])
+            line["greeting"] = json.loads(worker.recv(messages.MAX_MESSAGE_BYTES) or "null")
+        elif line.get("do") != "worker":
+            line["worker_has_ended"] = worker is not None and bool(select([worker], [], [], 0)[0])
+        with news.open("a") as file:
+            file.write(f"{json.dumps(line)}\n")
+        if line.get("do") != "worker":
+            return data
 
 
 def step(sock: socket.socket, what: str, folder: Path, fds: list[int]) -> None:
@@ -40,8 +65,12 @@ def step(sock: socket.socket, what: str, folder: Path, fds: list[int]) -> None:
             sock.send(text.encode())
         case "crash":
             raise ValueError(text)
-        case "stop":
-            told = sock.recv(messages.MAX_MESSAGE_BYTES)
+        case "stop" | "worker":
+            if name == "worker":
+                messages.send(sock, {"do": "worker", "engine": text})
+                told = hear_of_workers(sock, folder.parents[1] / "news")
+            else:
+                told = sock.recv(messages.MAX_MESSAGE_BYTES)
             for fd in fds:
                 os.close(fd)
             (folder.parents[1] / "stopped").write_text(told.decode() or "end of file")

@@ -30,10 +30,14 @@ class Kept:
         self.folder = folder
         self.runtime = folder / "runtime"
         self.runtime.mkdir(0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkfifo(self.runtime / "news")
+        self._news = open(self.runtime / "news", "rb+", 0)  # noqa: SIM115  (closed by __exit__)
         ready, self._ready = os.pipe()
         self._exit, exit_ = os.pipe()
         self.ready_fd, self.exit_fd = os.fdopen(ready, "rb", 0), os.fdopen(exit_, "wb", 0)
-        given: dict[str, Any] = {"program": "tests.programs.kept_node", "ready_fd": self._ready, "exit_fd": self._exit}
+        given: dict[str, Any] = {"ready_fd": self._ready, "exit_fd": self._exit}
+        given |= {"program": "tests.programs.kept_node", "worker": "tests.programs.kept_worker"}
         self.plan = replace(Plan(target, "web", str(self.runtime)), **(given | plan))
         steps = [step.strip() for step in then.split(";")]
         told = document or json.dumps({"asks": asks, "then": steps, "secret": SECRET}).encode()
@@ -52,7 +56,7 @@ class Kept:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self.ready_fd, self.exit_fd):
+        for file in (self.ready_fd, self.exit_fd, self._news):
             file.close()
         with self.process:
             self.process.kill()
@@ -78,6 +82,15 @@ class Kept:
         """What the program was answered: the message, what its fds are, their inodes."""
         found: list[Any] = json.loads((self.runtime / "seen").read_text())
         return found
+
+    def news(self) -> dict[str, Any]:
+        """What the program hears of workers next."""
+        line = b""
+        while not line.endswith(b"\n"):
+            assert select.select([self._news], [], [], TIME_LIMIT)[0], "no news"
+            line += self._news.read(1)
+        told: dict[str, Any] = json.loads(line)
+        return told
 
     def stopped(self) -> str:
         """What the program was told at its end."""

@@ -19,6 +19,7 @@ from tests.system.keepers import SECRET, TIME_LIMIT, Holder, Kept, ended
 from ts4nsnet.netns import Target
 
 STOP_TIME = 2.0  # seconds that any end may take
+CARRIED = "ready; worker auto"  # what a node does that has its packets carried
 UNMOUNT = ["umount", "--lazy"]
 LAST = 2**32 - 1
 
@@ -126,7 +127,8 @@ def test_the_document_cannot_be_changed(holder: Holder, tmp_path: Path) -> None:
 
 
 def test_a_keeper_sleeps_without_a_timer(holder: Holder, tmp_path: Path) -> None:
-    with Kept(tmp_path, Target(holder.pid)).until_ready() as kept:
+    with Kept(tmp_path, Target(holder.pid), then=CARRIED).until_ready() as kept:
+        kept.news()
         until = time.monotonic() + TIME_LIMIT
         waits_for_ever = False
         while not waits_for_ever and time.monotonic() < until:
@@ -250,9 +252,10 @@ def test_a_netns_child_that_hangs_holds_nobody_up(holder: Holder, tmp_path: Path
 
 
 def test_a_keeper_that_is_killed(holder: Holder, tmp_path: Path) -> None:
-    with Kept(tmp_path, Target(holder.pid)).until_ready() as kept:
+    with Kept(tmp_path, Target(holder.pid), then=CARRIED).until_ready() as kept:
+        kept.news()
         children = kept.children()
-        assert len(children) == 2
+        assert len(children) == 3
         kept.process.kill()
         assert all(ended(child) for child in children)
         assert kept.stopped() == "end of file"
@@ -264,15 +267,6 @@ def test_a_keeper_that_is_killed(holder: Holder, tmp_path: Path) -> None:
 MORE = "more in `ts4nsnet logs web`"
 
 
-def test_a_node_that_is_killed(holder: Holder, tmp_path: Path) -> None:
-    with Kept(tmp_path, Target(holder.pid)).until_ready() as kept:
-        os.kill(kept.child("kept_node"), signal.SIGKILL)
-        assert kept.wait() == 1
-        assert kept.output() == f"ts4nsnet: the node process was killed by SIGKILL; {MORE}\n"
-        assert "the node process was killed by SIGKILL" in kept.log
-        assert holder.links() == ["lo"]
-
-
 @pytest.mark.parametrize(
     ("then", "line"),
     [
@@ -281,7 +275,8 @@ def test_a_node_that_is_killed(holder: Holder, tmp_path: Path) -> None:
         ("crash not for everyone", "the node process ended with status 1, saying: ValueError: not for everyone"),
         ("exit", "the node process ended with status 0, saying: nothing"),
         ("garbage {; hang", "message of the node process: want JSON"),
-        ("ready; crash later", "the node process ended with status 1, saying: ValueError: later"),
+        ("ready; exit", "the node process ended with status 0, saying: nothing"),
+        ("ready; failed the key is spent; exit", "the key is spent"),
     ],
 )
 def test_a_node_that_fails(holder: Holder, tmp_path: Path, then: str, line: str) -> None:
@@ -289,6 +284,7 @@ def test_a_node_that_fails(holder: Holder, tmp_path: Path, then: str, line: str)
         assert kept.wait() == 1
         assert kept.output() == f"ts4nsnet: {line}; {MORE}\n"
         assert line in kept.log
+        assert "another is started" not in kept.log
         assert holder.links() == ["lo"]
 
 
@@ -335,3 +331,125 @@ def test_a_start_in_the_same_namespace_while_the_last_one_leaves(holder: Holder,
             assert first.wait() == 0
             assert "tap0" in holder.links()
             second.process.kill()
+
+
+# --- a node that dies, and one that takes over ----------------------------------------------------------------------
+
+
+def test_a_node_that_is_killed_is_followed_by_another(holder: Holder, tmp_path: Path) -> None:
+    with Kept(tmp_path, Target(holder.pid), then=CARRIED).until_ready() as kept:
+        before, seen, killed = kept.news()["greeting"], kept.seen(), kept.child("kept_node")
+        os.kill(killed, signal.SIGKILL)
+        after = kept.news()["greeting"]  # of the worker that has carried packets on
+        assert (after["pid"], after["starts"]) == (before["pid"], 1)
+        assert kept.child("kept_node") != killed
+        assert json.loads((kept.node_folder / "about.json").read_text())["node_pid"] == kept.child("kept_node")
+        for (answer, names, _), (answer_then, names_then, _) in zip(kept.seen()[:3], seen[:3], strict=True):
+            assert (answer, names) == (answer_then, names_then)
+        assert kept.seen()[2][2] == seen[2][2]  # the session memory is the same
+        assert "the node process was killed by SIGKILL; another is started" in kept.log
+        kept.exit_fd.close()
+        assert kept.wait() == 0
+        assert kept.output() == ""
+
+
+def test_node_and_worker_that_are_killed_together(holder: Holder, tmp_path: Path) -> None:
+    with Kept(tmp_path, Target(holder.pid), then=CARRIED).until_ready() as kept:
+        worker, node = kept.news()["greeting"]["pid"], kept.child("kept_node")
+        os.kill(node, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+        greeting = kept.news()["greeting"] or kept.news()["greeting"]  # the first may be of the dead one
+        assert greeting["pid"] == kept.child("kept_worker") != worker
+        assert kept.child("kept_node") != node
+
+
+def test_a_node_that_dies_again_and_again(holder: Holder, tmp_path: Path) -> None:
+    with Kept(tmp_path, Target(holder.pid), then="ready; crash later").until_ready() as kept:
+        assert kept.wait() == 1
+        often = "that was the 6th end within 60 s"
+        how = "the node process ended with status 1, saying: ValueError: later"
+        assert kept.output() == f"ts4nsnet: {how}; {often}; {MORE}\n"
+        assert kept.log.count(f"{how}; another is started") == 5
+        assert holder.links() == ["lo"]
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_gets_what_it_needs(holder: Holder, tmp_path: Path) -> None:
+    with Kept(tmp_path, Target(holder.pid), asks=({"do": "memory", "size": 4096},), then=CARRIED).until_ready() as kept:
+        greeting = kept.news()["greeting"]
+        assert greeting["arguments"] == ["1", "auto"]
+        assert greeting["files"].pop("udp").startswith("socket:")
+        memory, counters = "/memfd:ts4nsnet-sessions (deleted)", "/memfd:ts4nsnet-counters (deleted)"
+        assert greeting["files"] == {"tun": "/dev/net/tun", "memory": memory, "counters": counters}
+        assert greeting["memory"] == kept.seen()[0][2][0]
+        worker = kept.child("kept_worker")
+        assert worker == greeting["pid"]
+        assert Path(f"/proc/{worker}/environ").read_bytes() == b"LC_ALL=C.UTF-8\0"
+        assert SECRET.encode() not in Path(f"/proc/{worker}/cmdline").read_bytes()
+        fds = [os.readlink(fd) for fd in Path(f"/proc/{worker}/fd").iterdir()]
+        assert "/memfd:ts4nsnet (deleted)" not in fds  # settings and secrets
+
+
+def test_a_worker_that_is_killed_is_followed_by_another(holder: Holder, tmp_path: Path) -> None:
+    asks = ({"do": "memory", "size": 4096}, {"do": "counters"}, {"do": "counters"})
+    with Kept(tmp_path, Target(holder.pid), asks=asks, then=CARRIED).until_ready() as kept:
+        _, first, second = kept.seen()
+        assert first[1:] == second[1:]
+        before = kept.news()["greeting"]
+        os.kill(before["pid"], signal.SIGKILL)
+        after = kept.news()["greeting"]
+        assert after["pid"] == kept.child("kept_worker") != before["pid"]
+        assert (before["starts"], after["starts"]) == (1, 2)  # counted in the same memory
+        assert after["memory"] == before["memory"]
+        assert "the worker was killed by SIGKILL; there is another at once" in kept.log
+
+
+def test_after_a_few_ends_of_workers_there_is_a_pause(holder: Holder, tmp_path: Path) -> None:
+    with Kept(tmp_path, Target(holder.pid), then="ready; worker uring").until_ready() as kept:
+        assert [kept.news() for _ in range(5)] == [{"do": "worker", "greeting": None}] * 5
+        began = time.monotonic()
+        how = "the worker ended with status 1, saying: ValueError: no good"
+        assert kept.news() == {"do": "worker", "trouble": how}
+        assert kept.news() == {"do": "worker", "greeting": None}
+        assert time.monotonic() - began > 0.9
+        assert f"{how}; there is another in 1 s" in kept.log
+        kept.exit_fd.close()
+        assert kept.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("then", "worker", "why"),
+    [
+        ("ready; worker epoll", "tests.programs.kept_worker", "no engine works here"),
+        (CARRIED, "tests.programs.missing", "ModuleNotFoundError: No module named 'tests.programs.missing'"),
+    ],
+)
+def test_a_worker_of_no_use_is_not_started_again(
+    holder: Holder, tmp_path: Path, then: str, worker: str, why: str
+) -> None:
+    with Kept(tmp_path, Target(holder.pid), then=then, worker=worker).until_ready() as kept:
+        assert kept.news() == {"do": "worker", "greeting": None}
+        how = f"the worker ended with status 2, saying: {why}"
+        assert kept.news() == {"do": "worker", "error": how}
+        assert not any(worker in command for command in kept.children().values())
+        kept.exit_fd.close()
+        assert kept.wait() == 0
+
+
+@pytest.mark.parametrize("signals", [(), (signal.SIGSTOP,)], ids=["", "frozen"])
+def test_a_worker_ends_before_the_node_is_told_to(
+    holder: Holder, tmp_path: Path, signals: tuple[signal.Signals, ...]
+) -> None:
+    with Kept(tmp_path, Target(holder.pid), then=CARRIED).until_ready() as kept:
+        worker = kept.news()["greeting"]["pid"]
+        for number in signals:
+            os.kill(worker, number)
+        began = time.monotonic()
+        kept.exit_fd.close()
+        assert kept.news() == {"do": "stop", "worker_has_ended": True}
+        assert kept.wait() == 0
+        assert time.monotonic() - began < STOP_TIME
+        assert ended(worker)
+        assert holder.links() == ["lo"]

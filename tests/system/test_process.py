@@ -93,6 +93,13 @@ def wait_until_gone(world: World, name: str) -> float:
     return time.monotonic() - began
 
 
+def wait_for_another_node(web: KeptNode, before: int) -> None:
+    """Until the keeper has a node process other than that."""
+    until = time.monotonic() + TIME_LIMIT
+    while web.node_pid == before:
+        assert time.monotonic() < until
+
+
 def test_a_container_joins_and_leaves(world: World, start: Callable[..., KeptNode]) -> None:
     world.serve()
     (bob,) = world.join("bob")
@@ -119,9 +126,31 @@ def test_nothing_shows_the_key(world: World, start: Callable[..., KeptNode]) -> 
     files = [path for path in web.runtime.rglob("*") if path.is_file()]
     assert files
     assert not any(web.key.encode() in path.read_bytes() for path in files)
-    os.kill(web.node_pid, signal.SIGABRT)  # would dump core
-    assert web.process.wait() == 1
+    node = web.node_pid
+    os.kill(node, signal.SIGABRT)  # would dump core
+    wait_for_another_node(web, node)
+    web.exit_fd.close()
+    assert web.process.wait() == 0
     assert web.key not in web.process.output
+
+
+def test_a_killed_node_is_followed_by_another_that_is_the_same_to_the_tailnet(
+    world: World, start: Callable[..., KeptNode]
+) -> None:
+    world.serve()
+    (bob,) = world.join("bob")
+    web = start("web").until_ready()
+    address = world.lab.node("web")["addresses"][0]
+    bob.ping(address)
+    node = web.node_pid
+    os.kill(node, signal.SIGKILL)
+    wait_for_another_node(web, node)
+    bob.ping(address)
+    assert world.lab.node("web")["addresses"][0] == address
+    web.exit_fd.close()
+    assert web.process.wait() == 0
+    assert f"web.{SUFFIX}" not in world.lab.status()["names"]
+    assert list((web.runtime / "nodes").iterdir()) == []
 
 
 def test_a_killed_keepers_node_logs_out_and_tidies_up(world: World, start: Callable[..., KeptNode]) -> None:
@@ -149,7 +178,7 @@ def test_a_key_that_is_refused(world: World, start: Callable[..., KeptNode]) -> 
 
 def test_a_server_that_is_not_there(world: World, start: Callable[..., KeptNode]) -> None:
     world.serve().kill()
-    web = start("web", ready_time=1.5)
+    web = start("web", ready_time=3)
     assert web.process.wait(TIME_LIMIT) == 1
     (line,) = web.process.output.splitlines()
-    assert line.startswith("ts4nsnet: not ready within 1.5 s: no netmap from the control server yet")
+    assert line.startswith("ts4nsnet: not ready within 3 s: no netmap from the control server yet")

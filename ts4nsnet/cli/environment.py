@@ -34,7 +34,7 @@ _PLAIN_KEY = re.compile(r"(?!.*--TL)(?:[th]skey-auth-[\w-]+|[0-9a-f]+)", re.ASCI
 _TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
 _MAX_NAME = 253  # RFC 1035, 2.3.4, as text
 _MAX_SECRET_BYTES = 65536  # ours: a key has a hundred, a token some thousand
-_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_PEM = b" CERTIFICATE-----"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 # where GitHub Actions says how to get an ID token, and with what
 _GITHUB = ("ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
@@ -137,7 +137,7 @@ def _secret(environ: Mapping[str, str], name: str) -> str:
 def _content(name: str, path: str) -> str:
     # what is to be read, and nothing around it; a FIFO that nobody writes to must not stop us
     try:
-        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        with open(path, "rb", opener=_at_once) as file:
             text = (file.read(_MAX_SECRET_BYTES) or b"").decode().strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not text"
@@ -145,6 +145,10 @@ def _content(name: str, path: str) -> str:
     if not text:
         raise SettingsError(name, f"{shown(path)}, which is empty", "a file with the secret in it")
     return text
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _hostname(environ: Mapping[str, str]) -> str:
@@ -220,8 +224,32 @@ def _choice(environ: Mapping[str, str], name: str, choices: tuple[str, ...], why
 
 def _network(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     """The variables that say how to reach servers, and which to trust."""
-    names = (*_CERTIFICATES, *_PROXIES, *(name.lower() for name in _PROXIES))
-    return [(name, environ[name]) for name in names if environ.get(name)]
+    names = (*_PROXIES, *(name.lower() for name in _PROXIES))
+    return [*_certificates(environ), *((name, environ[name]) for name in names if environ.get(name))]
+
+
+def _certificates(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    # absolute: the node's process is in another folder
+    found = []
+    if path := environ.get("SSL_CERT_FILE"):
+        try:
+            with open(path, "rb", opener=_at_once) as file:
+                why = "" if _PEM in (file.read() or b"") else "no certificate in it"
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+        if why:
+            raise SettingsError("SSL_CERT_FILE", f"{shown(path)} ({why})", "a readable file of PEM certificates")
+        found.append(("SSL_CERT_FILE", os.path.abspath(path)))
+    folders = [path for path in environ.get("SSL_CERT_DIR", "").split(":") if path]
+    for path in folders:
+        try:
+            os.listdir(path)
+        except (OSError, ValueError) as error:
+            got = f"{shown(path)} ({getattr(error, 'strerror', None) or error})"
+            raise SettingsError("SSL_CERT_DIR", got, "a readable folder, several with ':' between them") from None
+    if folders:
+        found.append(("SSL_CERT_DIR", ":".join(map(os.path.abspath, folders))))
+    return found
 
 
 def _has_password(name: str, value: str) -> bool:

@@ -13,7 +13,6 @@ The servers are imported only when they are to run.
 
 import argparse
 import json
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -39,8 +38,9 @@ def run(options: argparse.Namespace) -> int:
 
     from ts4nsnet.drive import BoottimeClock
     from ts4nsnet.errors import Ts4nsnetError
+    from ts4nsnet.sandbox import allow_files
 
-    _raise_file_limit()
+    allow_files(WANTED_FILES)
     exit_code = 0
     try:
         trio.run(_serve, options.listen, options.state.absolute(), clock=BoottimeClock())
@@ -69,9 +69,3 @@ def _address(text: str) -> tuple[str, int]:
     if not (host and port.isascii() and port.isdigit() and int(port) <= 65535):
         raise argparse.ArgumentTypeError(f"got {text!r}, want address and port: 10.0.0.1:8443 or [fd00::1]:8443")
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _raise_file_limit() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = WANTED_FILES if most == resource.RLIM_INFINITY else min(most, WANTED_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

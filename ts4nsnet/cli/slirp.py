@@ -53,7 +53,7 @@ OPTIONS = (
     Option("no-host-loopback"),
     Option("netns-type", "", "TYPE", "what the target is ([path|pid], default=pid)"),
     Option("userns-path", "", "PATH", "user namespace to enter before the network namespace"),
-    Option("api-socket", "a", "PATH", "accepted: ports are not published in this way yet"),
+    Option("api-socket", "a", "PATH", "publish ports of the host as asked at this socket"),
     Option("enable-ipv6", "6", "", "accepted: the tailnet's IPv6 is always there"),
     Option("enable-sandbox", "", "", "accepted"),
     Option("create-sandbox"),
@@ -85,6 +85,7 @@ _LATE_CHECKS: dict[str, Callable[[str], _Value]] = {
     "outbound-addr": values.outbound_address,
     "outbound-addr6": values.outbound_address6,
     "macaddress": values.mac_address,
+    "api-socket": values.socket_path,
 }
 
 
@@ -233,6 +234,7 @@ def _settings(line: CommandLine, environ: Mapping[str, str], container: str) -> 
         cidr=str(line.given.get("cidr", DEFAULT_CIDR)),
         enable_ipv6="enable-ipv6" in line.given,
         disable_dns="disable-dns" in line.given,
+        api_socket=os.path.abspath(str(line.given["api-socket"])) if "api-socket" in line.given else "",
         notes=(*settings.notes, *_notes(line)),
     )
     return settings, environment.document(settings, secrets)
@@ -283,10 +285,7 @@ def _container(target: _Value) -> str:
 
 
 def _notes(line: CommandLine) -> list[tuple[str, str]]:
-    notes = [("debug", f"--{name}: means nothing here") for name in _WITHOUT_MEANING if name in line.given]
-    if "api-socket" in line.given:
-        notes.append(("info", "--api-socket: not there yet; publish ports with podman's own port_handler=rootlesskit"))
-    return notes
+    return [("debug", f"--{name}: means nothing here") for name in _WITHOUT_MEANING if name in line.given]
 
 
 def _print(text: str) -> None:

@@ -19,6 +19,7 @@ import signal
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
@@ -195,6 +196,9 @@ def _fork(become: Callable[[], int]) -> int:
         exit_code = become()
     except (Ts4nsnetError, OSError) as error:
         _say(str(error))
+    except BaseException:  # a defect of ours, which the process shall not take along unsaid
+        traceback.print_exc()
+        raise
     finally:
         os._exit(exit_code)
 

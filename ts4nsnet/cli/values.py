@@ -17,6 +17,7 @@ from ts4nsnet.cli.longopts import UsageError
 from ts4nsnet.errors import Ts4nsnetError
 
 MAX_INT = 2**31 - 1  # of C
+MAX_SOCKET_PATH_BYTES = 107  # unix(7)
 MIN_PREFIX, MAX_PREFIX = 1, 25  # bits; the container's address is the network's + 100
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+|", re.ASCII)
 _CIDR = re.compile(r"((?:[0-9]{1,3}\.){3}[0-9]{1,3})/([0-9]{1,2})", re.ASCII)
@@ -48,6 +49,13 @@ def netns_path(text: str) -> str:
         os.stat(text)
     except OSError as error:
         raise UsageError(f"existing path expected when --netns-type=path: {error.strerror}") from None
+    return text
+
+
+def socket_path(text: str) -> str:
+    """A path that a Unix socket can have; raises `WrongValue`."""
+    if len(os.fsencode(text)) > MAX_SOCKET_PATH_BYTES:
+        raise WrongValue(f"the specified API socket path is too long (>= {MAX_SOCKET_PATH_BYTES + 1})")
     return text
 
 

@@ -378,7 +378,9 @@ class Client:
 
     def _finish_update(self, reply: Reply, now: float) -> None:
         self._updates.answered(reply.status, reply.headers, now, self._wall())
-        if reply.status != 200:
+        if reply.status == 200:
+            self._events.append(events.HostTold())
+        else:
             self._last_error = f"update: got status {reply.status}, want 200: {reply.response.text}"
         if reply.status == 404:
             self._cancel(Purpose.POLL)

@@ -89,6 +89,11 @@ class NetMapChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class HostTold:
+    """The server has taken an update: it knows our host and endpoints, and peers are being told."""
+
+
+@dataclass(frozen=True, slots=True)
 class BrowserUrlReceived:
     """The server would like the user to see a page."""
 
@@ -148,6 +153,7 @@ class LoggedOut:
 Event = (
     LoginUrlReceived
     | Registered
+    | HostTold
     | RegistrationRefused
     | RateLimited
     | NodeKeyExpired

@@ -55,6 +55,7 @@ class Verdict(StrEnum):
     NO_RULE = "no rule"
     SHIELDS_UP = "shields up"  # no rule, because there are none
     FORGED = "tailnet message of the container"
+    STRANGE_SOURCE = "not from us"  # the container's, from an address that no peer would accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class Filter:
     def __init__(self) -> None:
         self._flows = Flows()
         self._refused = Verdict.NO_RULE
+        self._has_local = False
         self.v4 = Matcher.build(4, (), (), {}, ())
         self.v6 = Matcher.build(6, (), (), {}, ())
 
@@ -122,6 +124,7 @@ class Filter:
             shields_up: no rule counts at all.
         """
         capable = sources_with or {}
+        self._has_local = bool(local)
         if shields_up and self._refused is not Verdict.SHIELDS_UP:
             self._flows.clear()
         self._refused = Verdict.SHIELDS_UP if shields_up else Verdict.NO_RULE
@@ -162,10 +165,12 @@ class Filter:
         special = _special(destination)
         if special is not None:
             return special
+        if protocol == TSMP:
+            return Verdict.FORGED
+        if self._has_local and not (self.v4 if len(source) == 4 else self.v6).destinations.find(source) & LOCAL:
+            return Verdict.STRANGE_SOURCE
         if protocol in (_UDP, SCTP):
             self._flows.note(protocol, source, destination, bytes(packet[start : start + 4]))
-        elif protocol == TSMP:
-            return Verdict.FORGED
         return _ACCEPT
 
     def statistics(self) -> FilterStatistics:

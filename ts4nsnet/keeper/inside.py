@@ -61,7 +61,7 @@ class Inside:
         """Whether nothing can leak any more, so that the node may have a child."""
         return self._is_closed_off
 
-    def give_child(self, give: Callable[[list[int]], None]) -> None:
+    def give_child(self, give: Callable[[list[int]], object]) -> None:
         """Have `give` hand the fds of a child, its socket and its stderr, to the node; raises `NetnsError`."""
         child, self._first = self._first, None
         if child is None:

@@ -2,18 +2,19 @@
 """The keeper: one loop over what can happen to a node, from its start to its end.
 
     STARTING ──ready──► RUNNING ──┬─ exit-fd, a signal, the target's end ──► LEAVING ──node has ended──► exit code 0
-        │                         ├─ the node process ends ────────────────────────────────────────────► exit code 1
-        └─ not ready in time, no TUN, the node gives up ──────────────────► LEAVING ──node has ended──► exit code 1
+        │                         └─ the node gives up, or ends too often ─► LEAVING ──node has ended──► exit code 1
+        └─ not ready in time, no TUN, the node gives up or ends ──────────► LEAVING ──node has ended──► exit code 1
 
 Starting: the node process, which takes its time to import things, and the netns child, which makes the TUN, at the same
 moment. Whatever the node asks for before it is there is answered when it is.
 
-Leaving: the TUN is closed here, the node is told to close it and to log out; the netns children are killed, as nothing
-that they do matters any more. The node has `STOP_TIME`, then it is killed. The node's folder goes last of all, unless
-something went wrong: then its log is kept for whoever wants to know.
+Running: a node process that dies is started again, for all that it needs is here: the TUN, the UDP socket, the session
+memory, the document, and the worker, which has carried packets on meanwhile (worker.py). One that dies before it was
+ready is not, nor one that ends by itself: the next would fare no better.
 
-A node process that dies ends its keeper, for now. It could be started again: the TUN, the UDP socket, the session
-memory and the document are all here, and `_start_node` is all it takes.
+Leaving: the worker is killed and the TUN closed here, the node is told to close it and to log out; the netns children
+are killed, as nothing that they do matters any more. The node has `STOP_TIME`, then it is killed. The node's folder
+goes last of all, unless something went wrong: then its log is kept for whoever wants to know.
 
 While nothing happens the keeper sleeps without a timer.
 """
@@ -23,10 +24,11 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import Enum, auto
+from math import inf
 from pathlib import Path
 
 from ts4nsnet.errors import Ts4nsnetError
@@ -34,9 +36,10 @@ from ts4nsnet.keeper.folder import About, NodeFolder
 from ts4nsnet.keeper.inside import Inside
 from ts4nsnet.keeper.log import Log
 from ts4nsnet.keeper.messages import Malformed, Message
-from ts4nsnet.keeper.node import NodeProcess
 from ts4nsnet.keeper.plan import KeeperError, Plan
+from ts4nsnet.keeper.process import Ends, Process
 from ts4nsnet.keeper.watch import Watch
+from ts4nsnet.keeper.worker import Gear, Worker
 from ts4nsnet.netns import NetnsError
 from ts4nsnet.sockets import open_socket
 
@@ -44,6 +47,8 @@ from ts4nsnet.sockets import open_socket
 STOP_TIME = 1.85
 # ours: requests of a node that wait for the TUN; later ones are dropped
 MAX_WAITING = 64
+# ours: the node process may die so often within seconds, less once; something is very wrong then
+MANY_ENDS, ENDS_TIME = 6, 60.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -70,7 +75,7 @@ class Keeper:
         self._plan = plan
         self._document = document
         self._phase = _Phase.STARTING
-        self._deadline = time.monotonic() + plan.ready_time  # while STARTING or LEAVING
+        self._deadline = time.monotonic() + plan.ready_time  # while STARTING or LEAVING; else inf
         self._error = ""  # what is to be said at the end; nothing if the end was asked for
         self._is_late = False  # not ready in time, and has not said why
         self._waiting: list[Message] = []  # requests for what is not there yet
@@ -84,8 +89,10 @@ class Keeper:
         self._folder = NodeFolder.create(Path(plan.runtime_folder), plan.hostname)
         self._about = About(plan.hostname, plan.container, os.getpid(), started_at=time.time())
         self._log = Log(self._folder.path)
-        self._node: NodeProcess | None = None
+        self._node: Process | None = None
+        self._node_ends = Ends(MANY_ENDS, ENDS_TIME)
         self._inside = Inside(plan.target, plan.interface, self._watch, self._answer_waiting)
+        self._worker = Worker(plan.worker, self._folder.path, self._watch, self._log.write, self._tell)
 
     def run(self) -> int:
         """Start the node, and keep it until its end; the exit code."""
@@ -119,13 +126,16 @@ class Keeper:
 
     def _step(self) -> None:
         """Wait for something to happen, and act on it."""
-        running = self._phase is _Phase.RUNNING
-        happened = self._selector.select(None if running else max(0.0, self._deadline - time.monotonic()))
+        due = min(self._deadline, self._worker.due)
+        happened = self._selector.select(None if due == inf else max(0.0, due - time.monotonic()))
         for key, _ in happened:
             if self._selector.get_map().get(key.fd) is key:  # what happened before may have ended this watch
                 key.data()
-        if not happened and not running and time.monotonic() >= self._deadline:
+        now = time.monotonic()
+        if not happened and now >= self._deadline:
             self._time_is_up()
+        if now >= self._worker.due:
+            self._worker.serve_again()
 
     def _time_is_up(self) -> None:
         if self._phase is _Phase.STARTING:
@@ -149,7 +159,7 @@ class Keeper:
             self._fail(str(error))
 
     def _start_node(self) -> None:
-        node = NodeProcess(self._plan.program, self._document, self._folder.path)
+        node = Process.node(self._plan.program, self._document, self._folder.path)
         self._node = node
         self._watch(node.sock.fileno(), lambda: self._hear(node))
         self._watch(node.pidfd, lambda: self._node_has_ended(node))
@@ -157,7 +167,7 @@ class Keeper:
 
     # --- what the node says --------------------------------------------------------------------------------------
 
-    def _hear(self, node: NodeProcess) -> None:
+    def _hear(self, node: Process) -> None:
         try:
             for message in node.heard():
                 if message is None:
@@ -176,6 +186,7 @@ class Keeper:
         if self._phase is not _Phase.STARTING:
             return
         self._phase = _Phase.RUNNING
+        self._deadline = inf
         self._log.write("ready")
         if self._plan.ready_fd is not None:
             with suppress(OSError):  # who waited for it has gone
@@ -196,49 +207,71 @@ class Keeper:
             self._answer(message)
 
     def _answer(self, message: Message) -> None:
-        node, tun, answer = self._node, self._inside.tun, {"id": message["id"]}
-        if node is None:
-            return
+        tun, answer = self._inside.tun, {"id": message.get("id")}
         if self._phase is _Phase.LEAVING:
-            node.tell({**answer, "error": ["asking the keeper", "", "the node is to leave", "start ts4nsnet anew"]})
+            self._tell({**answer, "error": ["asking the keeper", "", "the node is to leave", "start ts4nsnet anew"]})
             return
         match message["do"]:
             case "udp":
-                node.tell(answer, [self._udp.fileno()])
+                self._tell(answer, [self._udp.fileno()])
             case "memory":
-                node.tell(answer, [self._session_memory(message["size"])])
+                self._tell(answer, [self._session_memory(message["size"])])
+                self._answer_waiting()
+            case "counters":
+                self._tell(answer, [self._worker.counters])
             case "tun" if tun is not None:
-                node.tell({**answer, "name": tun.name, "vnet_hdr": tun.vnet_hdr, "offload": tun.offload}, tun.fds)
+                self._tell({**answer, "name": tun.name, "vnet_hdr": tun.vnet_hdr, "offload": tun.offload}, tun.fds)
+            case "worker" if tun is not None and self._memory >= 0:
+                self._worker.serve(Gear(tun.fds[0], self._udp.fileno(), self._memory, tun.vnet_hdr, message["engine"]))
             case "netns" if self._inside.is_closed_off:
                 try:
-                    self._inside.give_child(lambda fds: node.tell(answer, fds))
+                    self._inside.give_child(lambda fds: self._tell(answer, fds))
                 except NetnsError as error:
-                    node.tell({**answer, "error": [error.step, error.namespace, error.reason, error.advice]})
+                    self._tell({**answer, "error": [error.step, error.namespace, error.reason, error.advice]})
             case _ if len(self._waiting) < MAX_WAITING:
                 self._waiting.append(message)
+
+    def _tell(self, message: Message, fds: Sequence[int] = ()) -> bool:
+        """Tell the node something, if there is one; see `Process.tell`."""
+        return self._node is None or self._node.tell(message, fds)
 
     def _session_memory(self, size: int) -> int:
         """The memory that the node before this one had, if it is of that size; else zeroes."""
         if size != self._memory_size:
-            if self._memory >= 0:
-                os.close(self._memory)
+            before = self._memory
             self._memory = os.memfd_create("ts4nsnet-sessions", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self._memory, size)
             fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, _SEALS)
             self._memory_size = size
+            if before >= 0:  # closed last: the new one's number is another, by which a worker's gear is told apart
+                os.close(before)
         return self._memory
 
     # --- leaving ------------------------------------------------------------------------------------------------
 
-    def _node_has_ended(self, node: NodeProcess) -> None:
+    def _node_has_ended(self, node: Process) -> None:
         self._hear(node)  # its last words may explain it
         how = node.how_it_ended()
         self._watch(node.sock.fileno(), None)
         self._watch(node.pidfd, None)
+        node.close()
         self._node = None
-        if self._phase is not _Phase.LEAVING:
+        self._waiting.clear()
+        if self._phase is _Phase.LEAVING:
+            self._phase = _Phase.ENDED
+        elif self._phase is _Phase.STARTING or node.status == 0:
             self._fail(how)
-        self._phase = _Phase.ENDED
+        elif self._node_ends.are_too_many(time.monotonic()):
+            self._fail(f"{how}; that was the {MANY_ENDS}th end within {ENDS_TIME:g} s")
+        else:
+            self._start_another_node(how)
+
+    def _start_another_node(self, how: str) -> None:
+        self._log.write(f"{how}; another is started")
+        try:
+            self._start_node()
+        except (Ts4nsnetError, OSError) as error:
+            self._fail(f"{how}; starting another: {error}")
 
     def _leave(self, why: str) -> None:
         """End the node in order; an end that was begun already goes on as it is."""
@@ -247,6 +280,7 @@ class Keeper:
         self._phase = _Phase.LEAVING
         self._log.write(f"leaving: {why}")
         self._deadline = time.monotonic() + STOP_TIME
+        self._worker.close()
         self._inside.close()
         if self._node is not None:
             self._node.tell({"do": "stop"})

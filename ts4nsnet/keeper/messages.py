@@ -5,9 +5,14 @@
                     {"id": 8, "do": "udp"}                   the socket under the tunnel → an fd
                     {"id": 9, "do": "memory", "size": n}     the session memory          → an fd; the one of before
                     {"id": 10, "do": "netns"}                a netns child               → its socket, its stderr
+                    {"id": 11, "do": "counters"}             the workers' counters       → an fd; the same for all
+                    {"do": "worker", "engine": "auto"}       let a worker carry the packets; see below
                     {"do": "ready"}                          the container can use the network
                     {"do": "failed", "text": "…"}            why the node ends, or, after a stop, why it was not ready
     keeper → node   {"id": 7, …} with what was asked for, or {"id": 7, "error": [step, namespace, reason, advice]}
+                    {"do": "worker"} + fd                    a worker's socket, as there is a new one (or a new node)
+                    {"do": "worker", "trouble": "…"}         why the next one is a while in coming
+                    {"do": "worker", "error": "…"}           why there will be none
                     {"do": "stop"}                           leave; the end of file means the same
 
 A seqpacket socket: one send is one receive, and its end is seen. Links with thousands of routes do not come this way;
@@ -33,7 +38,9 @@ MAX_TEXT_CHARACTERS = 2000
 # ours: bytes of session memory; 16,384 peers need a tenth of it
 MAX_MEMORY_BYTES = 1 << 28
 _MAX_ID = 2**53
-_REQUESTS = frozenset(("tun", "udp", "memory", "netns"))
+_REQUESTS = frozenset(("tun", "udp", "memory", "netns", "counters"))
+# what a worker can be told to be; it chooses for itself by "auto"
+ENGINES = frozenset(("auto", "uring", "epoll"))
 
 Message = dict[str, Any]
 
@@ -90,6 +97,9 @@ def parse(data: bytes) -> Message:
         return {"do": do}
     if do == "failed" and isinstance(message.get("text"), str):
         return {"do": do, "text": _one_line(message["text"])}
+    engine = message.get("engine")
+    if do == "worker" and isinstance(engine, str) and engine in ENGINES:
+        return {"do": do, "engine": engine}
     if not isinstance(do, str) or do not in _REQUESTS or type(number) is not int or not 0 <= number <= _MAX_ID:
         raise Malformed("message of the node process: want one that the keeper knows")
     if do != "memory":

@@ -34,6 +34,7 @@ class Plan:
         exit_fd: whatever happens on it ends the node, its end of file above all.
         ready_time: seconds after which a node that is not ready is given up.
         program: the module whose `main` is the node process.
+        worker: likewise, the worker.
     """
 
     target: Target
@@ -46,6 +47,7 @@ class Plan:
     exit_fd: int | None = None
     ready_time: float = READY_TIME
     program: str = "ts4nsnet.node.process"
+    worker: str = "ts4nsnet.uring.worker"
 
     def to_json(self) -> str:
         """For `from_json`."""

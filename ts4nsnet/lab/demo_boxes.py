@@ -36,11 +36,11 @@ class Boxes(Protocol):
     def spawn(self, name: str, *arguments: str) -> subprocess.Popen[str]:
         """Start the guest program in a container; its output is a pipe."""
 
-    def stop(self, name: str) -> None:
-        """End a container at once."""
+    def stop(self) -> None:
+        """End all containers, and wait until their nodes have left."""
 
     def close(self) -> None:
-        """End all."""
+        """`stop`, and all else."""
 
 
 def need(packages: Mapping[str, str], path: str | None = None) -> None:

@@ -76,14 +76,14 @@ class Namespaces:
         enter = ["nsenter", f"--target={holder.pid}", "--user", "--preserve-credentials", "--net", "--mount"]
         return spawn([*enter, sys.executable, "-I", str(GUEST), *arguments])
 
-    def stop(self, name: str) -> None:
+    def stop(self) -> None:
         """See `Boxes`."""
-        holder, tool, alive = self._running.pop(name)
-        os.close(alive)
-        end(holder)
-        end(tool)
+        for holder, tool, alive in self._running.values():
+            os.close(alive)
+            end(holder)
+            end(tool)
+        self._running.clear()
 
     def close(self) -> None:
         """See `Boxes`."""
-        for name in list(self._running):
-            self.stop(name)
+        self.stop()

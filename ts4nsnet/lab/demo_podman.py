@@ -16,6 +16,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ts4nsnet.lab.demo_boxes import COMMAND, GUEST, PYTHON, Unusable, need
@@ -26,6 +27,7 @@ IMAGE = "localhost/ts4nsnet-demo"
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 FOLDERS = {"root": "storage", "runroot": "run", "tmpdir": "temporary"}  # podman's options for its own
 SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+LEAVE_TIME = 5.0  # seconds; a node has 2
 PREPARED_USER = "ts4nsnet-test"  # of .ci/prepare
 
 # what crun and podman expect to see; the mounts are this process's alone. Arguments: the checkout, the topmost folder
@@ -91,14 +93,21 @@ class Podman:
         """See `Boxes`."""
         return spawn(self._command("exec", name, *_guest(*arguments)), variables=self._environ, inherit=False)
 
-    def stop(self, name: str) -> None:
+    def stop(self) -> None:
         """See `Boxes`."""
-        self._podman("rm", "--force", "--time=0", name)
+        self._end("rm", "--all", "--force", "--time=0")
+        give_up_at = time.monotonic() + LEAVE_TIME
+        while _has_processes(self._folder) and time.monotonic() < give_up_at:
+            time.sleep(0.02)
 
     def close(self) -> None:
         """See `Boxes`. The last call ends podman's own process, which holds its mounts."""
-        for arguments in ("rm", "--all", "--force", "--time=0"), ("rmi", "--all", "--force"), ("system", "migrate"):
-            run(self._command(*arguments), variables=self._environ, inherit=False, check=False)
+        self.stop()
+        self._end("rmi", "--all", "--force")
+        self._end("system", "migrate")
+
+    def _end(self, *arguments: str) -> None:
+        run(self._command(*arguments), variables=self._environ, inherit=False, check=False)
 
     def _podman(self, *arguments: str, variables: Mapping[str, str] | None = None) -> str:
         return run(self._command(*arguments), variables=self._environ | dict(variables or {}), inherit=False)
@@ -154,6 +163,17 @@ def _volumes() -> list[str]:
     if not PYTHON.is_relative_to("/usr"):
         paths.append(sys.base_prefix)
     return [f"--volume={path}:{path}:ro" for path in paths] + [f"--volume={GUEST}:/guest.py:ro"]
+
+
+def _has_processes(folder: Path) -> bool:
+    # keepers, nodes and podman's supervisors have it in their command lines
+    name = bytes(folder)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):  # it has ended, or is another user's
+                if name in (entry / "cmdline").read_bytes():
+                    return True
+    return False
 
 
 def _closed_folder(path: Path) -> str:

@@ -96,11 +96,14 @@ class HandedChild:
 def isolated(code: str, *arguments: str) -> list[str]:
     """The command of a fresh interpreter that runs `code`, with `arguments` from sys.argv[1] on.
 
-    It sees nothing of PYTHON* variables, the current folder and the user's own packages, and loses no time with what
-    `site` looks for. The modules that we can import it can, too, wherever they are: our own may be elsewhere.
+    It sees nothing of PYTHON* variables and the current folder, and loses no time with what `site` looks for. The
+    modules that we can import it can, too, wherever they are, as our own may be elsewhere; but not those of a
+    PYTHONPATH: that is the caller's, and may hold a module of any name.
     """
     own = os.path.dirname(os.path.dirname(os.path.abspath(ts4nsnet.__file__)))
+    callers = {os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder}
     path = [os.path.abspath(folder) for folder in sys.path if folder and os.path.exists(folder)]
+    path = [folder for folder in path if folder not in callers]
     path += [] if own in path else [own]
     return [sys.executable, "-I", "-S", "-c", _PREPARE + code, json.dumps(path), *arguments]
 

@@ -38,6 +38,7 @@ class Config:
         max_mtu: bytes, that no route's MTU exceeds; None: as the paths allow.
         cidr: the network that container tools believe the container to be in.
         names: whether the node answers DNS.
+        engine: "auto", or the one that shall carry the packets: "uring", "epoll" or "python".
         start_now: it is ready with what it remembers, before a server is reached.
     """
 
@@ -55,6 +56,7 @@ class Config:
     max_mtu: int | None = None
     cidr: IPv4Network = DEFAULT_CIDR
     names: bool = True
+    engine: str = "auto"
     start_now: bool = False
 
     @classmethod
@@ -78,6 +80,7 @@ class Config:
             max_mtu=settings.mtu,
             cidr=IPv4Network(settings.cidr),
             names=not settings.disable_dns,
+            engine=settings.engine,
             start_now=settings.start_now,
         )
 

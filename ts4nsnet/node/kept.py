@@ -4,6 +4,8 @@
 The messages are in keeper/messages.py. What changes links and routes goes to a netns child, whose socket the keeper
 hands over: a child waits in a thread, one request at a time, and is given up when its request is cancelled.
 
+The sockets to the worker come by themselves, one for each that there ever is; a link (surroundings.py) has the newest.
+
 The keeper's end is the node's: a request that waits, or comes later, fails.
 """
 
@@ -20,6 +22,7 @@ import trio
 from ts4nsnet.keeper import messages
 from ts4nsnet.netns import Configured, Link, NetnsChild, NetnsError, Target, Tun
 from ts4nsnet.netns.process import HandedChild
+from ts4nsnet.node.surroundings import WorkerLink
 
 # the keeper alone knows which one; for error messages
 _TARGET = Target("the container")
@@ -47,6 +50,7 @@ class KeeperSurroundings:
         self._numbers = count(1)
         self._answers: dict[int, _Answer] = {}
         self._gone = False
+        self._worker: WorkerLink | None = None
         self._child = self._new_child()
         self._child_free = trio.Lock()
 
@@ -59,6 +63,8 @@ class KeeperSurroundings:
         """Let go of the keeper and the netns child, once no request is under way."""
         self._child.close()
         self._sock.close()
+        if self._worker is not None:
+            self._worker.close()
 
     async def listen(self, stop: Callable[[], None]) -> None:
         """Hear the keeper until it ends; `stop` is called when it wants the node to leave, and at its end."""
@@ -68,6 +74,8 @@ class KeeperSurroundings:
             if answer is not None:
                 answer.message, answer.fds = message, fds
                 answer.has_come.set()
+            elif message.get("do") == "worker" and self._worker is not None:
+                _tell_link(self._worker, message, fds)
             else:
                 _close(fds)
                 if message.get("do") == "stop":
@@ -109,6 +117,16 @@ class KeeperSurroundings:
             return mmap.mmap(fds[0], size)
         finally:
             _close(fds)
+
+    async def worker(self, engine: str) -> WorkerLink:
+        """See `Surroundings`."""
+        _, fds = await self._ask("counters")
+        try:
+            self._worker = WorkerLink(mmap.mmap(fds[0], 0, prot=mmap.PROT_READ))
+        finally:
+            _close(fds)
+        await self.tell({"do": "worker", "engine": engine})
+        return self._worker
 
     async def container_socket(self, family: int, kind: int) -> socket.socket:
         """See `Surroundings`."""
@@ -162,6 +180,18 @@ class KeeperSurroundings:
 
 
 _GONE = ("asking the keeper", "", "it has ended", "start ts4nsnet anew")
+
+
+def _tell_link(link: WorkerLink, message: messages.Message, fds: list[int]) -> None:
+    """Pass on what the keeper says of the worker."""
+    if fds:
+        sock = socket.socket(fileno=fds[0])
+        sock.setblocking(False)
+        link.renew(sock)
+    elif "error" in message:
+        link.fail(message["error"])
+    else:
+        link.trouble = message.get("trouble", "this process has too many open files; raise ulimit -n")
 
 
 def _close(fds: list[int]) -> None:

@@ -57,10 +57,12 @@ from ts4nsnet.wireguard import Device, SessionMemory
 
 # ours: seconds after the first calls to a new peer; it hears of us within 0.2 to 0.9 s of our first netmap
 EARLY_RETRIES = (0.25, 0.5, 1.0, 2.0)
-# ours: seconds after the end's beginning in which the server is to confirm our removal; the keeper gives us 1.9
+# ours: seconds after the end's beginning in which the server is to confirm our removal; the keeper gives us 1.85
 LEAVE_TIME = 1.8
 # ours: likewise, in which a container tool that is at work may start our successor; between two looks
-RESTART_TIME, RESTART_LOOK_TIME = 1.0, 0.05
+RESTART_TIME, RESTART_LOOK_TIME = 1.2, 0.05
+# ours: seconds that a start waits for the server to know our home relay, without which no peer can call us first
+TELL_TIME = 1.0
 EXPIRY_LOOK_TIME = 10.0  # seconds between two looks for expired keys; as the reference
 LINK_RETRY_TIME = 5.0  # ours: seconds until the link is tried again
 # the attribute of a node that may not keep its netmap on disk; tailscale, tailcfg
@@ -101,7 +103,8 @@ class Life:
         self._claim = claim
         self._identity = identity
         self._surroundings = surroundings
-        disco_key = PrivateKey(os.urandom(32))
+        # the same for a node that follows another one in its sessions: peers would give those up for a new key
+        disco_key = PrivateKey(memory.seed(os.urandom))
         self._device = Device(
             identity.node_key, memory, os.urandom, time.time_ns, early_retries=EARLY_RETRIES, roaming=False
         )
@@ -125,6 +128,8 @@ class Life:
         self._login_url = self._refusal = ""
         self._has_said_refused = False
         self._outcome = trio.Event()  # of the start
+        self._reachable = trio.Event()
+        self._is_known = False  # to the server, or it has had its time
         self._failure = ""
         self._logged_out = trio.Event()
         self._removal_confirmed = False
@@ -188,7 +193,13 @@ class Life:
         events, received = trio.open_memory_channel[told.Event](16)
         async with trio.open_nursery() as control_plane:
             async with trio.open_nursery() as data_plane:
-                for task in (self._transport.run, self._keep_link, self._watch_expiry, self._names.run):
+                for task in (
+                    self._transport.run,
+                    self._give_the_server_time,
+                    self._keep_link,
+                    self._watch_expiry,
+                    self._names.run,
+                ):
                     data_plane.start_soon(task)
                 control_plane.start_soon(control_adapter.run, self._client, events, self._wake)
                 control_plane.start_soon(self._from_control, received)
@@ -232,8 +243,17 @@ class Life:
 
     def _look_at_start(self) -> None:
         """Something has changed that the start may have waited for."""
-        if not self._outcome.is_set() and self._is_ready():
+        if self._outcome.is_set() or not self._is_ready():
+            return
+        self._reachable.set()
+        if self._is_known or self._remembered:
             self._outcome.set()
+
+    async def _give_the_server_time(self) -> None:
+        await self._reachable.wait()
+        await trio.sleep(TELL_TIME)
+        self._is_known = True
+        self._look_at_start()
 
     def _fail_start(self, text: str) -> None:
         if not self._outcome.is_set():
@@ -290,6 +310,8 @@ class Life:
                     self._say(f"the control server would like you to see: {url}")
                 case told.PingRequested():
                     self._pings.asked(event, self._netmap)
+                case told.HostTold():
+                    self._is_known = self._transport.home != 0
                 case told.LoggedOut(confirmed):
                     self._removal_confirmed = confirmed
                     self._logged_out.set()

@@ -14,9 +14,11 @@ Run it with trio on `drive.BoottimeClock`: WireGuard's and the relays' times are
 """
 
 import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import TypeVar
 
 import trio
 
@@ -27,10 +29,11 @@ from ts4nsnet.node import state
 from ts4nsnet.node.config import Config
 from ts4nsnet.node.engine import Engine, PythonEngine, Tailnet
 from ts4nsnet.node.identity import Identity
-from ts4nsnet.node.life import Life
+from ts4nsnet.node.life import EngineMaker, Life
+from ts4nsnet.node.remote import remote_engine
 from ts4nsnet.node.statedir import StateDir
 from ts4nsnet.node.status import StartFailed, Status
-from ts4nsnet.node.surroundings import Surroundings
+from ts4nsnet.node.surroundings import Surroundings, WorkerError
 from ts4nsnet.node.view import View
 from ts4nsnet.node.wiring import TAILNET_MTU
 from ts4nsnet.uring import Reference
@@ -38,6 +41,8 @@ from ts4nsnet.wireguard import Device, SessionMemory, SessionTable
 
 # ours: peers that there is room for; memory is touched for those with a session only
 MAX_PEERS = 16384
+
+T = TypeVar("T")
 
 
 class Node:
@@ -118,27 +123,37 @@ class Node:
 
     async def _live(self, claim: state.Claim) -> None:
         async with AsyncExitStack() as opened:
-            tun = await self._open_tun()
-            if tun is None:
-                return
-            opened.callback(tun.close)
             sock = opened.enter_context(await self._surroundings.udp_socket())
             memory = SessionMemory(await self._surroundings.session_memory(SessionMemory.size(MAX_PEERS)))
-
-            def make_engine(device: Device, tailnet: Tailnet) -> Engine:
-                sessions = SessionTable(memory, roaming=False)
-                pipeline = Reference(sessions, device.routes, Filter(), mtu=TAILNET_MTU, vnet_hdr=tun.vnet_hdr)
-                return PythonEngine(device, pipeline, tun, sock, tailnet)
-
+            make_engine = await self._until_stopped(lambda: self._choose_engine(opened, memory, sock))
+            if make_engine is None:
+                return
             identity = claim.identity or Identity(PrivateKey(os.urandom(32)), PrivateKey(os.urandom(32)))
             claim.save(identity)
             self._life = Life(self._config, self._say, claim, identity, self._surroundings, memory, make_engine, sock)
             self._begun.set()
             await self._life.run(self._stopping)
 
-    async def _open_tun(self) -> Tun | None:
-        """The container's TUN; None when the node is to stop before there is one."""
-        tun = None
+    async def _choose_engine(self, opened: AsyncExitStack, memory: SessionMemory, sock: socket.socket) -> EngineMaker:
+        """The engine that was asked for, or the best one that works; what it needs is closed with `opened`."""
+        asked = self._config.engine
+        if asked != "python":
+            try:
+                link = await self._surroundings.worker(asked)
+                if link is not None:
+                    opened.callback(link.close)
+                    return await remote_engine(link, memory, sock, self._say)
+            except WorkerError as error:
+                if asked != "auto":
+                    raise
+                self._say(f"engine: python, which is slow: {error}")
+        tun = await self._surroundings.open_tun()
+        opened.callback(tun.close)
+        return python_engine(tun, memory, sock)
+
+    async def _until_stopped(self, do: Callable[[], Awaitable[T]]) -> T | None:
+        """What `do` gives; None when the node is to stop before that."""
+        done = None
         async with trio.open_nursery() as nursery:
 
             async def give_up_when_stopped() -> None:
@@ -146,9 +161,20 @@ class Node:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(give_up_when_stopped)
-            tun = await self._surroundings.open_tun()
+            done = await do()
             nursery.cancel_scope.cancel()
-        return tun
+        return done
+
+
+def python_engine(tun: Tun, memory: SessionMemory, sock: socket.socket) -> EngineMaker:
+    """An engine within this process."""
+
+    def make(device: Device, tailnet: Tailnet) -> Engine:
+        sessions = SessionTable(memory, roaming=False)
+        pipeline = Reference(sessions, device.routes, Filter(), mtu=TAILNET_MTU, vnet_hdr=tun.vnet_hdr)
+        return PythonEngine(device, pipeline, tun, sock, tailnet)
+
+    return make
 
 
 def _one_line(text: str) -> str:

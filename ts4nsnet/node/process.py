@@ -35,7 +35,10 @@ from ts4nsnet.node.node import Node, StartFailed
 from ts4nsnet.node.settings import Secrets, Settings
 from ts4nsnet.node.state import remembered
 from ts4nsnet.node.statefile import StateError
-from ts4nsnet.sandbox import hide
+from ts4nsnet.sandbox import CAP_NET_BIND_SERVICE, allow_files, give_up_rights, hide
+
+# ours: file descriptors; two for each connection through a published port, one for each that is published
+MAX_FILES = 65536
 
 
 def main() -> None:
@@ -43,6 +46,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the keeper decides, and its socket tells
     hide("ts4nsnet-node")
+    give_up_rights(kept=CAP_NET_BIND_SERVICE)  # for published ports; all else that takes any is the keeper's to do
+    allow_files(MAX_FILES)
     keeper, document, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     sock = socket.socket(fileno=keeper)
     sys.exit(trio.run(_Process(sock, document, folder).run, clock=BoottimeClock()))
@@ -57,10 +62,12 @@ class _Process:
         self._folder = folder
         self._log = Log(folder, streams=(1, 2))
         self._has_outcome = False  # the keeper knows whether the start has gone well
+        self._publishing = trio.CancelScope()
 
     async def run(self) -> int:
         """Run the node to its end; the exit status."""
         failures: list[str] = []
+        crashed = False
         try:
             settings, secrets = _read(self._document)
             await self._run(settings, Config.of(settings, secrets))
@@ -68,13 +75,14 @@ class _Process:
             failures += _texts(errors)
         except* Exception as errors:  # noqa: BLE001  a defect of ours, which the log shows in full
             traceback.print_exception(errors)
-            failures += (f"a defect of ts4nsnet: {text}" for text in _texts(errors))
+            crashed = self._has_outcome  # another start may do better, and the keeper makes one
+            failures += () if crashed else (f"a defect of ts4nsnet: {text}" for text in _texts(errors))
         if failures:
             await self._keeper.tell({"do": "failed", "text": "; ".join(failures)})
         self._keeper.close()
         if self._keeper.is_gone:
             remove_orphan(self._folder)
-        return 1 if failures else 0
+        return 1 if failures or crashed else 0
 
     async def _run(self, settings: Settings, config: Config) -> None:
         for level, line in settings.notes:
@@ -82,6 +90,8 @@ class _Process:
                 self._log.write(line)
         node = Node(config, self._log.write, self._keeper)
         async with trio.open_nursery() as nursery:
+            if settings.api_socket:
+                await nursery.start(self._publish, Path(settings.api_socket), config)
             nursery.start_soon(self._keeper.listen, lambda: nursery.start_soon(self._stop, node))
             nursery.start_soon(self._announce, node, settings)
             nursery.start_soon(self._serve, node)
@@ -105,6 +115,7 @@ class _Process:
 
     async def _stop(self, node: Node) -> None:
         """Leave; a keeper that has waited in vain is told what for."""
+        self._publishing.cancel()  # at once: the next start of the container wants the same ports
         status = node.status()
         await self._tell_outcome({"do": "failed", "text": status.hindrance if status else "it is still starting"})
         node.stop()
@@ -113,6 +124,13 @@ class _Process:
         if not self._has_outcome:
             self._has_outcome = True
             await self._keeper.tell(message)
+
+    async def _publish(self, path: Path, config: Config, task_status: trio.TaskStatus[None]) -> None:
+        from ts4nsnet.node import hostfwd  # few ask for it, and a start shall be quick
+
+        with self._publishing:
+            guest, open_socket = config.own_address, self._keeper.container_socket
+            await hostfwd.serve(path, guest, open_socket, self._log.write, self._folder, task_status=task_status)
 
     async def _serve(self, node: Node) -> None:
         with self._complaining("there is no LocalAPI"):

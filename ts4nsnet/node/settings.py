@@ -69,6 +69,7 @@ class Settings:
         cidr: the network that slirp4netns would give the container; its .3 is a name server, its .100 the container.
         enable_ipv6: the container tool asked for IPv6.
         disable_dns: no name server at `cidr`'s .3.
+        api_socket: absolute path of the socket that ports are published by; "" for none.
         container: what tells this container from others; "" where nothing is known that outlives a restart.
         port: of UDP; 0 for any.
         runtime_folder: absolute path of the folder for what lasts until the next boot.
@@ -91,6 +92,7 @@ class Settings:
     cidr: str = DEFAULT_CIDR
     enable_ipv6: bool = False
     disable_dns: bool = False
+    api_socket: str = ""
     container: str = ""
     port: int = 0
     runtime_folder: str = ""

@@ -5,7 +5,8 @@
     segment     superpackets of the TUN become packets                         udp        the socket under the tunnel
     coalesce    packets become superpackets for the TUN                        counters   what passed, what was dropped
     local       what of the container's is for the node itself                 events     what is told to the node
-    judge       what may pass, for all pipelines
+    judge       what may pass, for all pipelines                               worker     the process that carries
+    commands, encoding, link   what node and worker say to each other          backends   which engine works here
 
 Compiled, where there was a compiler; each is the twin of the module after the slash, and tests compare them:
 

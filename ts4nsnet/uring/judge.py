@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What may pass, and what becomes of what may not: the rules of all pipelines, in one place.
 
-    outbound   the node's own? ─► Local       filtered? ─► dropped       no way? ─► refused, at once and with a reason
+    outbound   the node's own? ─► Local       filtered? ─► dropped      no way? ─► refused, at once and with a reason
                too big for the path? ─► answered with its MTU            a new connection ─► held to the path's MTU
     inbound    allowed? ─► the container      the tailnet's own? ─► Message     a refused connection: its peer is told
 
@@ -18,6 +18,9 @@ from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.events import Event, Local, Message, Refused
 from ts4nsnet.uring.local import LocalTraffic
 from ts4nsnet.wireguard import AllowedIPs, Command, Seal
+
+# of what the container sends: it could go somewhere else, and would wait for an answer
+_TOLD = (Verdict.LINK_LOCAL, Verdict.STRANGE_SOURCE)
 
 
 class Pipeline(Protocol):
@@ -111,7 +114,10 @@ class Judge:
 
     def _admit(self, peer: int | None, inner: Inner, packets: list[bytes]) -> int | None:
         first = packets[0]
-        if self._filter.outbound(first) is not Verdict.ACCEPT:
+        verdict = self._filter.outbound(first)
+        if verdict in _TOLD:
+            self._answer(answers.refusal(first), Drop.FILTERED_OUT, len(packets))
+        elif verdict is not Verdict.ACCEPT:
             self._pipeline.drop(Drop.FILTERED_OUT, len(packets))
         elif peer is None:
             self._answer(answers.refusal(first), Drop.NO_ROUTE, len(packets))

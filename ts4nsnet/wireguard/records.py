@@ -19,6 +19,7 @@ the node's alone: it makes it zero before it gives it to another peer.
 Times are CLOCK_BOOTTIME seconds, 0 for never; integers and doubles are little-endian and aligned to their size.
 """
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
@@ -134,6 +135,7 @@ NOWHERE: Endpoint = bytes(ENDPOINT_BYTES)
 MAGIC = b"ts4nsnet"
 VERSION = 1
 _HEADER = Struct("<8sII")  # magic, version, peers
+_SEED_AT, SEED_BYTES = 16, 32
 _HEADER_BYTES = 64
 
 # what a compiled twin must agree with: (name, struct format, offset) of every field
@@ -171,6 +173,18 @@ class SessionMemory:
     def size(cls, peers: int) -> int:
         """How many bytes `peers` peers need."""
         return _HEADER_BYTES + peers * cls._peer_bytes()
+
+    def seed(self, random: Callable[[int], bytes]) -> bytes:
+        """32 bytes that stay the same for all who use this memory; the first one draws them."""
+        seed = bytes(self.buffer[_SEED_AT : _SEED_AT + SEED_BYTES])
+        if not any(seed):
+            seed = self.buffer[_SEED_AT : _SEED_AT + SEED_BYTES] = random(SEED_BYTES)
+        return seed
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is a peer's record: an earlier device's, if the present one has none yet."""
+        return any(self.peer(number).generation for number in range(self.peers))
 
     def peer(self, number: int) -> PeerRecord:
         """The record of peer `number`, empty or not."""

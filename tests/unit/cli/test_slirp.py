@@ -251,7 +251,20 @@ def test_options_without_meaning_are_noted_once_at_debug_level(start: Start) -> 
         "--configure", "--disable-host-loopback", "--enable-ipv6", "--enable-sandbox", "--enable-seccomp",
         "--macaddress", "--outbound-addr", "--outbound-addr6",
     ]  # fmt: skip
-    assert [line.partition(":")[0] for level, line in settings.notes if level == "info"] == ["--api-socket"]
+    assert not [line for level, line in settings.notes if level == "info"]
+
+
+def test_api_socket(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/proc/self")
+    assert start(f"--api-socket fd/x.sock {os.getpid()} tap0")[1].api_socket == f"{os.getcwd()}/fd/x.sock"
+    assert start(f"-a /run/x.sock {os.getpid()} tap0")[1].api_socket == "/run/x.sock"
+    assert start(f"{os.getpid()} tap0")[1].api_socket == ""
+
+
+def test_api_socket_with_a_path_too_long() -> None:
+    slirp.parse("prog", ["-a", "/" + "x" * 106, "1", "tap0"])
+    with pytest.raises(WrongValue, match=r"the specified API socket path is too long \(>= 108\)"):
+        slirp.parse("prog", ["-a", "/" + "x" * 107, "1", "tap0"])
 
 
 def test_file_descriptors_that_are_not_open(start: Start) -> None:

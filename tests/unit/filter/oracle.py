@@ -44,6 +44,8 @@ class Oracle:
     def outbound(self, ip: IP, inner: Inner) -> Verdict:
         source, destination = ip_address(ip.source), ip_address(ip.destination)
         refused = special(destination)
+        if refused is None and (special(source) or not any(source in prefix for prefix in self._local)):
+            refused = Verdict.STRANGE_SOURCE
         if refused is None and isinstance(inner, UDP):
             self._flows.add((17, destination, inner.destination_port, source, inner.source_port))
         return refused or Verdict.ACCEPT

@@ -15,8 +15,9 @@ import trio
 import trio.testing
 
 from ts4nsnet.keeper import messages
-from ts4nsnet.netns import Configured, Link, NetnsError, wire
+from ts4nsnet.netns import Configured, Link, NetnsError, Target, wire
 from ts4nsnet.node.kept import KeeperSurroundings
+from ts4nsnet.node.surroundings import OwnSurroundings, WorkerError, WorkerLink
 
 TIME_LIMIT = 10.0
 LINK = Link("tap0")
@@ -49,6 +50,25 @@ class FakeKeeper:
             self.say({"id": request["id"]}, (theirs.fileno(), stderr))
         os.close(stderr)
         return ours
+
+    async def link(self, node: KeeperSurroundings, nursery: trio.Nursery) -> tuple[WorkerLink, int]:
+        """Have the node ask for a worker; its link, and the fd of its counters."""
+        asked = await in_background(nursery, partial(node.worker, "auto"))
+        request = await self.hear()
+        counters = os.memfd_create("counters")
+        os.ftruncate(counters, 4096)
+        self.say({"id": request["id"]}, (counters,))
+        assert request["do"] == "counters"
+        assert await self.hear() == {"do": "worker", "engine": "auto"}
+        link: WorkerLink = await asked.receive()
+        return link, counters
+
+    def say_worker(self) -> socket.socket:
+        """Tell the node of a worker; the worker's end of their socket."""
+        worker, node = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with node:
+            self.say({"do": "worker"}, (node.fileno(),))
+        return worker
 
     def stop(self) -> None:
         self.stops += 1
@@ -264,3 +284,87 @@ async def test_told_messages_arrive_as_they_are(pair: Pair) -> None:
     async with kept(pair) as (keeper, node, _):
         await node.tell({"do": "failed", "text": "the key is spent"})
         assert await keeper.hear() == {"do": "failed", "text": "the key is spent"}
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_link_gives_each_workers_socket_and_waits_for_the_next(pair: Pair) -> None:
+    async with kept(pair) as (keeper, node, nursery):
+        link, counters = await keeper.link(node, nursery)
+        for number in range(2):
+            taken = await in_background(nursery, link.connection)
+            await trio.testing.wait_all_tasks_blocked()
+            with keeper.say_worker() as worker, await taken.receive() as sock:
+                assert (sock.type, sock.getblocking()) == (socket.SOCK_SEQPACKET, False)
+                worker.send(b"%d" % number)
+                assert sock.recv(10) == b"%d" % number
+        os.pwrite(counters, b"7", 8)
+        assert link.counters[8:9] == b"7"
+        os.close(counters)
+
+
+async def test_of_sockets_that_nobody_took_the_newest_is_left(pair: Pair) -> None:
+    async with kept(pair) as (keeper, node, nursery):
+        link, counters = await keeper.link(node, nursery)
+        os.close(counters)
+        workers = [keeper.say_worker() for _ in range(3)]
+        await heard_all(keeper)
+        workers[2].send(b"newest")
+        assert [worker.recv(1) for worker in workers[:2]] == [b"", b""]
+        with await link.connection() as sock:
+            assert sock.recv(10) == b"newest"
+        for worker in workers:
+            worker.close()
+
+
+async def test_what_keeps_a_worker_from_coming(pair: Pair) -> None:
+    async with kept(pair) as (keeper, node, nursery):
+        link, counters = await keeper.link(node, nursery)
+        os.close(counters)
+        assert link.trouble == ""
+        keeper.say({"do": "worker", "trouble": "killed"})
+        await heard_all(keeper)
+        assert link.trouble == "killed"
+        with keeper.say_worker(), await link.connection():
+            assert link.trouble == ""
+
+
+async def test_there_will_be_no_worker(pair: Pair) -> None:
+    async with kept(pair) as (keeper, node, nursery):
+        link, counters = await keeper.link(node, nursery)
+        os.close(counters)
+        keeper.say({"do": "worker", "error": "no engine works here"})
+        for _ in range(2):
+            with pytest.raises(WorkerError, match="no engine works here"):
+                await link.connection()
+
+
+async def test_a_worker_of_the_node_before_this_one_leaves_no_fds(pair: Pair) -> None:
+    async with kept(pair) as (keeper, _, _):
+        before = sorted(os.listdir("/proc/self/fd"))
+        keeper.say_worker().close()
+        await heard_all(keeper)
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_socket_that_is_not_taken_is_closed_with_the_keepers(pair: Pair) -> None:
+    async with kept(pair) as (keeper, node, nursery):
+        _, counters = await keeper.link(node, nursery)
+        os.close(counters)
+        worker = keeper.say_worker()
+        await heard_all(keeper)
+    with worker:
+        assert worker.recv(1) == b""
+
+
+async def test_without_a_keeper_there_are_no_workers() -> None:
+    assert await OwnSurroundings(Target(1), "tap0").worker("auto") is None
+
+
+async def heard_all(keeper: FakeKeeper) -> None:
+    """Wait until the node has heard what was said."""
+    stops = keeper.stops
+    keeper.say({"do": "stop"})
+    while keeper.stops == stops:
+        await trio.testing.wait_all_tasks_blocked()

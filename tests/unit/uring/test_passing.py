@@ -94,6 +94,17 @@ def test_multicast_does_not_leave_and_is_not_answered() -> None:
     assert alice.dropped() == {Drop.FILTERED_OUT: 2}
 
 
+def test_what_goes_to_nobody_here_or_comes_from_no_address_of_ours_is_refused_at_once() -> None:
+    _, alice, _ = pair()
+    link_local, believed = udp(ALICE, bytes([169, 254, 1, 1])), udp(bytes([10, 0, 2, 100]), BOB)
+    alice.filter.set_rules([], [ip_network("10.0.0.1")])
+    alice.read(frame(link_local), frame(believed))
+    assert [ICMP.parse(parse_ip(answer).payload)[:2] for answer in alice.packets()] == [(3, 13), (3, 13)]
+    assert [parse_ip(answer).destination for answer in alice.packets()] == [ALICE, bytes([10, 0, 2, 100])]
+    assert not alice.out
+    assert alice.dropped() == {Drop.FILTERED_OUT: 2}
+
+
 # --- in ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,8 +9,9 @@ GO := $(shell command -v go)
 
 install: .venv/.installed
 
-# a marker, so that nothing is installed twice; a changed pyproject.toml installs again
-.venv/.installed: pyproject.toml setup.py build_backend/ts4nsnet_build.py requirements-dev.txt
+# a marker, so that nothing is installed twice; a changed pyproject.toml or compiled module installs again
+COMPILED := $(wildcard ts4nsnet/uring/*.pyx ts4nsnet/uring/*.pxd)
+.venv/.installed: pyproject.toml setup.py build_backend/ts4nsnet_build.py requirements-dev.txt $(COMPILED)
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 		echo "make: $(PYTHON) cannot make virtual environments: apt-get install -y python3-venv" >&2; exit 1; }
 	@echo "installing into .venv, once"

@@ -7,6 +7,7 @@ Each test has a target of its own. After each test nothing may be left: no fd, n
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -227,6 +228,42 @@ def test_the_end_before_the_beginning_is_over(holder: Holder, tmp_path: Path) ->
         assert kept.wait() == 0
         assert kept.ready_fd.read(1) == b""
         assert kept.output() == ""
+
+
+def test_an_exit_fd_that_is_at_its_end_already(holder: Holder, tmp_path: Path) -> None:
+    at_its_end = ("sh", "-c", 'exec "$@" 7</dev/null', "sh")
+    with Kept(tmp_path, Target(holder.pid), exit_fd=7, prefix=at_its_end) as kept:
+        was_never_started(kept)
+
+
+def test_a_process_that_has_ended_already(holder: Holder, tmp_path: Path) -> None:
+    os.kill(holder.pid, signal.SIGKILL)  # and nobody has waited for it
+    assert ended(holder.pid)
+    with Kept(tmp_path, Target(holder.pid)) as kept:
+        was_never_started(kept)
+
+
+def was_never_started(kept: Kept) -> None:
+    assert kept.wait() == 0
+    assert kept.ready_fd.read(1) == b""
+    assert kept.output() == ""
+    assert [path.name for path in kept.runtime.iterdir() if path.name != "news"] == ["nodes"]
+    assert list((kept.runtime / "nodes").iterdir()) == []
+
+
+@pytest.mark.parametrize("has_successor", [False, True])
+def test_a_killed_nodes_api_socket_goes_unless_another_listens_there(
+    holder: Holder, tmp_path: Path, has_successor: bool
+) -> None:
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        if has_successor:
+            sock.listen()
+        with Kept(tmp_path, Target(holder.pid), then="ready; hang", api_socket=str(path)).until_ready() as kept:
+            kept.exit_fd.close()
+            assert kept.wait() == 0
+    assert path.exists() is has_successor
 
 
 def test_a_node_that_does_not_leave_is_killed(holder: Holder, tmp_path: Path) -> None:

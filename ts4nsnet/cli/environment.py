@@ -4,8 +4,9 @@
 docs/settings.md has the table. A variable that is empty is one that is not set. A wrong one ends the start with an
 error that names it, shows what it got and says what it accepts; a secret is never shown.
 
-Secrets go into `Secrets`, all else into `Settings`. What lets the node in is judged by `control.credential`, whose
-libraries take a third of a second to load; a plain auth key, which nearly everybody has, needs no judge.
+Secrets go into `Secrets`, all else into `Settings`. What lets the node in is judged by `control.credential`, and a
+proxy by `dial`, whose libraries take a third of a second to load; a plain auth key and a plain proxy, which nearly
+everybody has, need no judge.
 
 Without any variable there may still be settings: those that the same container was started with before (remember.py).
 """
@@ -20,15 +21,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ts4nsnet.node import remember
-from ts4nsnet.node.settings import DEFAULT_CONTROL_URL, LOG_LEVELS, Secrets, Settings, SettingsError, shown
+from ts4nsnet.node.settings import DEFAULT_CONTROL_URL, ENGINES, LOG_LEVELS, Secrets, Settings, SettingsError, shown
 from ts4nsnet.node.statefile import runtime_folder
 
 OWN_PREFIX = "TS4NSNET_"
 OWN = ("START", "ENGINE", "EGRESS", "LOG_LEVEL")
-# engines that have a name, but are not there yet
-_FUTURE_ENGINES = ("uring", "epoll")
-# not a key that got into a wrong place, though many could be a label
-_LABEL = re.compile(r"(?!(?:ts|hs)key-)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# all that are read; TS_ is the beginning of other people's variables, too
+TAILSCALES = frozenset((
+    "TS_AUTHKEY", "TS_AUTH_KEY", "TS_AUTHKEY_FILE", "TS_CLIENT_ID", "TS_CLIENT_SECRET", "TS_ID_TOKEN", "TS_AUDIENCE",
+    "TS_HOSTNAME", "TS_TAGS", "TS_CONTROL_URL", "TS_EXIT_NODE", "TS_STATE_DIR",
+))  # fmt: skip
+# a key that got into a wrong place; many could be a label
+_KEY = re.compile(r"(?:ts|hs)key-")
+_LABEL = re.compile(rf"(?!{_KEY.pattern})[a-z0-9](?:[a-z0-9-]{{0,61}}[a-z0-9])?")
 # what Tailscale and Headscale give out; not wrapped for a locked tailnet (--TL)
 _PLAIN_KEY = re.compile(r"(?!.*--TL)(?:[th]skey-auth-[\w-]+|[0-9a-f]+)", re.ASCII)
 _TAG = re.compile(r"tag:[a-zA-Z][a-zA-Z0-9-]*")
@@ -36,6 +41,7 @@ _MAX_NAME = 253  # RFC 1035, 2.3.4, as text
 _MAX_SECRET_BYTES = 65536  # ours: a key has a hundred, a token some thousand
 _PEM = b" CERTIFICATE-----"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_PLAIN_PROXY = re.compile(r"(?:https?://)?(?:[\w.~%:-]*@)?[\w.-]+(?::[1-5]?\d{1,4})?/?", re.ASCII)
 # where GitHub Actions says how to get an ID token, and with what
 _GITHUB = ("ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
 
@@ -75,11 +81,12 @@ def document(settings: Settings, secrets: Secrets) -> bytes:
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for somebody else: without a variable that is for us."""
-    return {name: value for name, value in environ.items() if not name.startswith(("TS_", OWN_PREFIX))}
+    return {
+        name: value for name, value in environ.items() if name not in TAILSCALES and not name.startswith(OWN_PREFIX)
+    }
 
 
 def _settings(environ: Mapping[str, str], folder: str, container: str) -> Settings:
-    engine, notes = _engine(environ)
     _choice(environ, "TS4NSNET_EGRESS", ("none",), ": the way out through the host is not there yet")
     state_dir = _state_dir(environ)
     return Settings(
@@ -90,12 +97,12 @@ def _settings(environ: Mapping[str, str], folder: str, container: str) -> Settin
         ephemeral=not state_dir,
         state_dir=state_dir,
         start_now=bool(_choice(environ, "TS4NSNET_START", ("now",))),
-        engine=engine,
+        engine=_choice(environ, "TS4NSNET_ENGINE", ENGINES) or "auto",
         container=container,
         runtime_folder=folder,
         log_level=_choice(environ, "TS4NSNET_LOG_LEVEL", LOG_LEVELS) or "info",
         environ=tuple(pair for pair in _network(environ) if not _has_password(*pair)),
-        notes=(*notes, *_unknown(environ)),
+        notes=(*_proxies(environ), *_unknown(environ)),
     )
 
 
@@ -167,6 +174,8 @@ def _control_url(environ: Mapping[str, str]) -> str:
     except ValueError:
         fits = False
     fits = fits and text.isascii() and text.isprintable() and " " not in text
+    if fits and _KEY.match(parts.hostname or ""):  # which a name server would be asked for
+        raise SettingsError("TS_CONTROL_URL", "a key in place of a host", "http://HOST[:PORT] or https://HOST[:PORT]")
     if not fits or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
         got = "a URL with a user's name" if "@" in text else shown(text)
         raise SettingsError("TS_CONTROL_URL", got, "http://HOST[:PORT] or https://HOST[:PORT]")
@@ -208,13 +217,6 @@ def _state_dir(environ: Mapping[str, str]) -> str:
     return os.path.normpath(text) if text else ""
 
 
-def _engine(environ: Mapping[str, str]) -> tuple[str, tuple[tuple[str, str], ...]]:
-    wanted = _choice(environ, "TS4NSNET_ENGINE", ("auto", "python", *_FUTURE_ENGINES)) or "auto"
-    if wanted in _FUTURE_ENGINES:
-        return "auto", (("info", f"TS4NSNET_ENGINE={wanted}: this engine is not there yet; another one is used"),)
-    return wanted, ()
-
-
 def _choice(environ: Mapping[str, str], name: str, choices: tuple[str, ...], why: str = "") -> str:
     value = environ.get(name, "")
     if value and value not in choices:
@@ -250,6 +252,20 @@ def _certificates(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     if folders:
         found.append(("SSL_CERT_DIR", ":".join(map(os.path.abspath, folders))))
     return found
+
+
+def _proxies(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Raise the error that the first dialling would end in, sooner; and note what is passed over."""
+    notes = []
+    for name in _PROXIES[:3]:
+        url = environ.get(name) or environ.get(name.lower())
+        if not url or _PLAIN_PROXY.fullmatch(url):
+            continue
+        from ts4nsnet.dial import proxy_for
+
+        if proxy_for("control.invalid", 443, tls=name != "HTTP_PROXY", environ={name: url}) is None:
+            notes.append(("info", f"{name}: neither http nor https, so no proxy that we could use: passed over"))
+    return tuple(notes)
 
 
 def _has_password(name: str, value: str) -> bool:

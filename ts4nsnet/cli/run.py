@@ -89,6 +89,7 @@ def _read(given: dict[str, str]) -> tuple["Settings", "Secrets"]:
 def _start(given: dict[str, str], command: Sequence[str]) -> int:
     from ts4nsnet.cli import environment
 
+    _open_standard_files()
     document = environment.document(*_read(given))
     memory = os.memfd_create("ts4nsnet-run")
     os.set_inheritable(memory, True)
@@ -100,3 +101,12 @@ def _start(given: dict[str, str], command: Sequence[str]) -> int:
         os.execve(sys.executable, [sys.executable, *arguments], environment.without_ours(os.environ))  # noqa: S606
     except OSError as error:
         raise UsageError(f"{_PROGRAM}: Python cannot be executed anew: {error.strerror}") from None
+
+
+def _open_standard_files() -> None:
+    """Give the command /dev/null where a caller has closed a standard file; else one of ours took its place."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one

@@ -38,7 +38,6 @@ COMPATIBLE_WITH = "1.3.1"  # of slirp4netns
 DEFAULT_CIDR = "10.0.2.0/24"
 MAX_MTU = 65521  # bytes; the original's
 MIN_MTU = 68  # bytes; RFC 791: less is no network
-MAX_NAME_BYTES = 15  # of an interface; the original cuts longer ones, too
 _OPTION_COLUMN = 25
 # what podman calls the file that is our standard output, removed by then; in the middle is the container's id
 _LOG_FILE = re.compile(r".*/slirp4netns-(.+)\.log(?: \(deleted\))?", re.DOTALL)
@@ -167,8 +166,7 @@ def parse(program: str, words: Sequence[str]) -> CommandLine:
     for name, check in _LATE_CHECKS.items():
         if name in given:
             check(str(given[name]))
-    interface = os.fsdecode(os.fsencode(positional[1])[:MAX_NAME_BYTES])
-    return CommandLine(given, target, interface, tuple(warnings))
+    return CommandLine(given, target, values.interface(positional[1]), tuple(warnings))
 
 
 def start(line: CommandLine, environ: Mapping[str, str]) -> int:
@@ -215,6 +213,7 @@ def _launch(line: CommandLine, environ: Mapping[str, str], container: str) -> in
         port=settings.port,
         ready_fd=ready_fd if ready_fd is not None and _is_open(ready_fd) else None,
         exit_fd=exit_fd,
+        api_socket=settings.api_socket,
     )
     return launch(plan, document)
 

@@ -19,6 +19,7 @@ from ts4nsnet.errors import Ts4nsnetError
 MAX_INT = 2**31 - 1  # of C
 MAX_SOCKET_PATH_BYTES = 107  # unix(7)
 MIN_PREFIX, MAX_PREFIX = 1, 25  # bits; the container's address is the network's + 100
+MAX_NAME_BYTES = 15  # of an interface; the original cuts longer ones, too
 _NUMBER = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+|", re.ASCII)
 _CIDR = re.compile(r"((?:[0-9]{1,3}\.){3}[0-9]{1,3})/([0-9]{1,2})", re.ASCII)
 _MAC_BYTES = 6
@@ -57,6 +58,20 @@ def socket_path(text: str) -> str:
     if len(os.fsencode(text)) > MAX_SOCKET_PATH_BYTES:
         raise WrongValue(f"the specified API socket path is too long (>= {MAX_SOCKET_PATH_BYTES + 1})")
     return text
+
+
+def interface(text: str) -> str:
+    """A name that an interface of ours can have, cut as the original does; raises `WrongValue`."""
+    from ts4nsnet.netns.model import NetnsError, check_name
+
+    name = os.fsdecode(os.fsencode(text)[:MAX_NAME_BYTES])
+    try:
+        check_name(name)
+    except NetnsError as error:
+        raise WrongValue(f"invalid interface name: {name!r}: {error.reason}; {error.advice}") from None
+    if name == "lo":
+        raise WrongValue("invalid interface name: 'lo': every network namespace has that one; give another name")
+    return name
 
 
 def cidr(text: str) -> str:

@@ -53,7 +53,7 @@ _ADVICE = {
 _TEXTS = (
     (re.compile(r"already (been )?used|single.use|one.time", re.IGNORECASE), Reason.SPENT),
     (re.compile(r"expired", re.IGNORECASE), Reason.EXPIRED),
-    (re.compile(r"invalid|not valid|not found|unknown|revoked", re.IGNORECASE), Reason.INVALID),
+    (re.compile(r"invalid|not valid|not found|unknown|revoked|parse auth-key", re.IGNORECASE), Reason.INVALID),
 )
 
 

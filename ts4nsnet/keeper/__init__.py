@@ -9,8 +9,9 @@ the keeper (`launch`), a small process of plain Python:
                      exit-fd ───────────────────────────►│     └─ stream ────► netns child        in the container
                                                          TUN, UDP socket, session memory, document, node's folder
 
-* No process of ours shows a secret: not in its environment, command line, memory that others may read, core file or
-  log. Settings and secrets go to the node in a sealed memory file (launch.py).
+* No process of ours shows a secret: not in its environment, command line, core file or log. Settings and secrets go to
+  the node in a sealed memory file, which the user's other processes can read in the first moments of a start, and in
+  a user namespace of the user's own, as podman's, at any time (launch.py, sandbox.py).
 * The keeper never reads what comes from a network. It hands the node file descriptors (messages.py) and netns children
   (inside.py), for it keeps the rights that it was started with.
 * A node process or a worker (process.py, worker.py) that dies is followed by another, which finds all that its

@@ -6,6 +6,7 @@
         about.json           process ids, container, when it started
         log, log.old         what the node says (log.py)
         localapi.sock        what the node answers (node/localapi.py)
+        ports.json           what is published (node/hostfwd.py)
 
 **Alive** is who holds the lock. It belongs to the keeper's open file (fcntl(2), open file description locks): it ends
 with the keeper in whatever way, and can be asked for without being taken, so that one who only looks is never in the
@@ -24,6 +25,7 @@ import fcntl
 import json
 import os
 import re
+import socket
 import stat
 import struct
 from collections.abc import Iterator
@@ -193,6 +195,18 @@ def socket_address(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{path.name}"
     finally:
         os.close(fd)
+
+
+def remove_dead_socket(path: Path) -> None:
+    """Remove the file of a Unix socket that nobody listens at any more; what is no socket stays. Raises nothing."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, socket_address(path) as address:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):  # the kernel refuses these, too
+            return
+        sock.setblocking(False)  # one that listens may have no room
+        try:
+            sock.connect(address)
+        except ConnectionRefusedError:
+            path.unlink()
 
 
 def _entry(path: Path) -> Entry | None:

@@ -5,16 +5,18 @@
         │                         └─ the node gives up, or ends too often ─► LEAVING ──node has ended──► exit code 1
         └─ not ready in time, no TUN, the node gives up or ends ──────────► LEAVING ──node has ended──► exit code 1
 
-Starting: the node process, which takes its time to import things, and the netns child, which makes the TUN, at the same
-moment. Whatever the node asks for before it is there is answered when it is.
+Starting: nothing at all for a container that has ended already, so that no tailnet hears of it. Else the node process,
+which takes its time to import things, and the netns child, which makes the TUN, at the same moment. Whatever the node
+asks for before it is there is answered when it is.
 
 Running: a node process that dies is started again, for all that it needs is here: the TUN, the UDP socket, the session
 memory, the document, and the worker, which has carried packets on meanwhile (worker.py). One that dies before it was
 ready is not, nor one that ends by itself: the next would fare no better.
 
 Leaving: the worker is killed and the TUN closed here, the node is told to close it and to log out; the netns children
-are killed, as nothing that they do matters any more. The node has `STOP_TIME`, then it is killed. The node's folder
-goes last of all, unless something went wrong: then its log is kept for whoever wants to know.
+are killed, as nothing that they do matters any more. The node has `STOP_TIME`, then it is killed, and the file of its
+API socket removed, unless a successor listens there. The node's folder goes last of all, unless something went wrong:
+then its log is kept for whoever wants to know.
 
 While nothing happens the keeper sleeps without a timer.
 """
@@ -32,7 +34,7 @@ from math import inf
 from pathlib import Path
 
 from ts4nsnet.errors import Ts4nsnetError
-from ts4nsnet.keeper.folder import About, NodeFolder
+from ts4nsnet.keeper.folder import About, NodeFolder, remove_dead_socket
 from ts4nsnet.keeper.inside import Inside
 from ts4nsnet.keeper.log import Log
 from ts4nsnet.keeper.messages import Malformed, Message
@@ -102,7 +104,9 @@ class Keeper:
                 self._watch_for_the_end(self._plan.exit_fd, lambda: "the container tool asks for it (exit-fd)")
             if target.fd >= 0:
                 self._watch_for_the_end(target.fd, lambda: "the container has ended" if target.has_ended() else "")
-            self._start()
+            self._act(0)  # on an end that has come already
+            if self._phase is _Phase.STARTING:
+                self._start()
             while self._phase is not _Phase.ENDED:
                 self._step()
         return self._finish()
@@ -127,15 +131,20 @@ class Keeper:
     def _step(self) -> None:
         """Wait for something to happen, and act on it."""
         due = min(self._deadline, self._worker.due)
-        happened = self._selector.select(None if due == inf else max(0.0, due - time.monotonic()))
-        for key, _ in happened:
-            if self._selector.get_map().get(key.fd) is key:  # what happened before may have ended this watch
-                key.data()
+        has_happened = self._act(None if due == inf else max(0.0, due - time.monotonic()))
         now = time.monotonic()
-        if not happened and now >= self._deadline:
+        if not has_happened and now >= self._deadline:
             self._time_is_up()
         if now >= self._worker.due:
             self._worker.serve_again()
+
+    def _act(self, timeout: float | None) -> bool:
+        """Act on what happens within so many seconds, or ever; whether anything has."""
+        happened = self._selector.select(timeout)
+        for key, _ in happened:
+            if self._selector.get_map().get(key.fd) is key:  # what happened before may have ended this watch
+                key.data()
+        return bool(happened)
 
     def _time_is_up(self) -> None:
         if self._phase is _Phase.STARTING:
@@ -294,6 +303,8 @@ class Keeper:
             self._leave(error)
 
     def _finish(self) -> int:
+        if self._plan.api_socket and (self._node is not None or self._error):  # a node that leaves in order removes it
+            remove_dead_socket(Path(self._plan.api_socket))
         if not self._error:
             self._log.close()
             self._folder.remove()

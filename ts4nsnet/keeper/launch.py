@@ -9,6 +9,10 @@ it, memory, the command line, file descriptors that the tool has leaked, the cur
        │ settings and secrets ──► a sealed memory file, which has no name and which only the node process reads
        └ execve: python -I -S, LC_ALL alone, fds 0 to 2, ready, exit and that file
 
+The kernel opens a process to its user anew with each execution, until it hides itself again. So for some tens of
+milliseconds another process of the same user can open the memory file by /proc/PID/fd, of the keeper and later of the
+node; as it could the environment before. docs/settings.md says so.
+
 Source: notes container-tools.md 1 (7, 17), 3.3; memfd_create(2), execve(2).
 """
 

@@ -32,6 +32,7 @@ class Plan:
         port: of UDP; 0 for any.
         ready_fd: gets a "1" when the container can use the network, and is closed then.
         exit_fd: whatever happens on it ends the node, its end of file above all.
+        api_socket: absolute path of the node's API socket, whose file is removed if the node could not; "" for none.
         ready_time: seconds after which a node that is not ready is given up.
         program: the module whose `main` is the node process.
         worker: likewise, the worker.
@@ -45,6 +46,7 @@ class Plan:
     port: int = 0
     ready_fd: int | None = None
     exit_fd: int | None = None
+    api_socket: str = ""
     ready_time: float = READY_TIME
     program: str = "ts4nsnet.node.process"
     worker: str = "ts4nsnet.uring.worker"

@@ -139,9 +139,6 @@ class Podman:
         if os.geteuid() == 0:
             for path in (self._folder, *self._folder.iterdir()):
                 os.chown(path, self._user.pw_uid, self._user.pw_gid)
-        if os.geteuid() == 0:
-            for path in (self._folder, *self._folder.iterdir()):
-                os.chown(path, self._user.pw_uid, self._user.pw_gid)
 
 
 def _podman_user() -> pwd.struct_passwd:

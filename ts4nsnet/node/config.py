@@ -37,7 +37,7 @@ class Config:
         exit_node: name, address or stable id of the peer that takes what is not the tailnet's; "" for none.
         max_mtu: bytes, that no route's MTU exceeds; None: as the paths allow.
         cidr: the network that container tools believe the container to be in.
-        names: whether the node answers DNS.
+        names: whether the node answers DNS at other addresses than Tailscale's own service addresses.
         engine: "auto", or the one that shall carry the packets: "uring", "epoll" or "python".
         start_now: it is ready with what it remembers, before a server is reached.
     """

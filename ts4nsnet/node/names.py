@@ -25,6 +25,7 @@ from ts4nsnet.wireguard import AllowedIPs
 
 # slirp4netns' DNS address of its IPv6 network, fd00::3
 _SLIRP_DNS_V6 = bytes.fromhex("fd00") + bytes(13) + b"\3"
+_SERVICES = frozenset((answers.SERVICE_IPV4, answers.SERVICE_IPV6))
 # the attribute of a node that wants AAAA records of peers that have IPv4, too; tailscale, tailcfg
 _AAAA = "magicdns-aaaa"
 
@@ -69,16 +70,15 @@ class Names:
 
     def traffic(self, exit_peers: frozenset[int]) -> LocalTraffic:
         """Which packets `take` wants to see."""
-        addresses = {answers.SERVICE_IPV4, answers.SERVICE_IPV6}
-        if self._config.names:
-            addresses |= {self._config.dns_address.packed, _SLIRP_DNS_V6}
-        return LocalTraffic(frozenset(addresses), self._config.names, exit_peers)
+        addresses = _SERVICES | ({self._config.dns_address.packed, _SLIRP_DNS_V6} if self._config.names else set())
+        return LocalTraffic(addresses, self._config.names, exit_peers)
 
     def take(self, packet: Buffer) -> bool:
         """Answer a packet of the container; False: it is not for the node."""
-        if self._config.names and self._adapter.handle(packet):
+        destination = Inner.parse(packet).destination
+        if (self._config.names or destination in _SERVICES) and self._adapter.handle(packet):
             return True
-        if Inner.parse(packet).destination not in self.traffic(frozenset()).addresses:
+        if destination not in self.traffic(frozenset()).addresses:
             return False
         answer = answers.echo_reply(packet) or answers.refusal(packet)
         if answer is not None:

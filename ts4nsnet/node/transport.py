@@ -24,6 +24,7 @@ from ts4nsnet.magicsock import Conn, OwnEndpointsChanged, Path, PathChanged, Pee
 from ts4nsnet.magicsock import adapter as magicsock_adapter
 from ts4nsnet.magicsock.adapter import Routes
 from ts4nsnet.uring import Train
+from ts4nsnet.uring.trains import form_trains
 from ts4nsnet.wireguard import Device
 
 # ours: seconds between two words to magicsock that a peer is sent to; its own times are seconds
@@ -166,9 +167,8 @@ class Transport:
         region, prefix = relayed
         peer = self._by_prefix.get(prefix)
         if peer is not None:
-            for datagram in train.payload:
-                self._regions.send(peer, region, bytes(datagram), now)
-            self._relays.wake()
+            self._regions.send(peer, region, [bytes(datagram) for datagram in train.payload], now)
+            self._relays.wake_writers()
             self.note_sent(peer, now)
         return True
 
@@ -193,8 +193,8 @@ class Transport:
         trains: list[Train] = []
         for event in events:
             match event:
-                case derp.Received(region, source, packet):
-                    self._received(region, source, packet, trains)
+                case derp.Received(region, source, packets):
+                    trains += self._received(region, source, packets)
                 case derp.Connected(region):
                     self.is_relayed = self.is_relayed or region == self.home
                 case derp.Disconnected(region):
@@ -202,28 +202,34 @@ class Transport:
                 case derp.HomeLost():
                     self.is_relayed = False
                     self._choose_home()
-        self._paths.wake()
         if trains:
             self._engine.receive(trains)
-        if len(trains) < len(events):
+        if not all(isinstance(event, derp.Received) for event in events):
             self._changed()
 
-    def _received(self, region: int, source: PublicKey, packet: bytes, trains: list[Train]) -> None:
+    def _received(self, region: int, source: PublicKey, packets: Sequence[bytes]) -> list[Train]:
+        """Take a peer's packets; what of them is for the engine."""
         endpoint, now = derp.to_endpoint(region, source), trio.current_time()
-        if is_disco(packet):
-            self._conn.receive(packet, endpoint, now, source)
-        elif source.raw[:KEY_PREFIX_BYTES] in self._by_prefix:
-            if self._conn.note_relayed(source, endpoint, now):
-                self._paths.flush()  # the answer to what has come wants to know where to go
-            trains.append(Train.received(packet, 0, endpoint))
+        datagrams: list[bytes] = []
+        for packet in packets:
+            if is_disco(packet):
+                self._conn.receive(packet, endpoint, now, source)
+                self._paths.wake()
+            elif packet:
+                datagrams.append(packet)
+        if not datagrams or source.raw[:KEY_PREFIX_BYTES] not in self._by_prefix:
+            return []
+        if self._conn.note_relayed(source, endpoint, now):
+            self._paths.flush()  # the answer to what has come wants to know where to go
+        return [train._replace(payload=(b"".join(train.payload),)) for train in form_trains(datagrams, endpoint)]
 
     def _send(self, datagram: bytes, endpoint: Endpoint, peer: PublicKey | None) -> None:
         relayed = derp.from_endpoint(endpoint)
         if relayed is None:
             self._engine.send(datagram, endpoint)
         elif peer is not None:
-            self._regions.send(peer, relayed[0], datagram, trio.current_time())
-            self._relays.wake()
+            self._regions.send(peer, relayed[0], (datagram,), trio.current_time())
+            self._relays.wake_writers()
 
     def _take_event(self, event: PathChanged | Pinged | OwnEndpointsChanged) -> None:
         match event:

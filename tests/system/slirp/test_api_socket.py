@@ -284,6 +284,14 @@ def test_signal(path: Path, start: Start) -> None:
     assert not path.exists()
 
 
+def test_a_node_that_must_be_killed_leaves_no_socket(path: Path, start: Start) -> None:
+    started = start()
+    node = json.loads((started.folder / "about.json").read_text())["node_pid"]
+    os.kill(node, signal.SIGSTOP)
+    assert started.leave() == 0
+    assert not path.exists()
+
+
 def test_a_socket_that_cannot_be_had(machine: Machine, box: Container) -> None:
     started = machine.start(box, "-a", "/no/such/folder/api.sock", str(box.pid), "tap0")
     assert started.process.wait(TIME_LIMIT) == 1

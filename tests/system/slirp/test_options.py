@@ -4,6 +4,7 @@
 import json
 import signal
 import time
+from pathlib import Path
 
 import dns.message
 import dns.query
@@ -12,6 +13,7 @@ import pytest
 
 from tests.system.machine import Machine, Started
 from tests.topology import Container
+from ts4nsnet.uring import backends
 
 TAILNET = {"100.64.0.0/10", "fd7a:115c:a1e0::/48"}
 
@@ -138,6 +140,18 @@ def test_name_of_the_interface(machine: Machine, box: Container) -> None:
     assert "a-name-of-20-le" in interfaces(box)
 
 
+@pytest.mark.skipif(not backends.compiled(), reason="the engine is not compiled")
+@pytest.mark.parametrize(("engine", "has_worker"), [("epoll", True), ("python", False)])
+def test_the_engine_that_was_asked_for(machine: Machine, engine: str, has_worker: bool) -> None:
+    box = machine.container(f"engine-{engine}")
+    started = machine.start(box, str(box.pid), "tap0", TS4NSNET_ENGINE=engine)
+    started.wait_until_ready()
+    keeper = started.process.pid
+    children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0") for pid in children]
+    assert any(words[-1] == engine.encode() for words in commands) == has_worker
+
+
 def test_options_without_meaning(machine: Machine, box: Container) -> None:
     words = [
         "--configure", "--disable-host-loopback", "--enable-ipv6", "--enable-sandbox", "--enable-seccomp",
@@ -153,6 +167,12 @@ def test_options_without_meaning(machine: Machine, box: Container) -> None:
     [
         (["--cidr=10.0.2.1/24"], {}, "CIDR needs to be a network address"),
         (["--mtu=67"], {}, "MTU must be at least 68"),
+        ([], {"HTTPS_PROXY": "foo://bar"}, "ts4nsnet: HTTPS_PROXY: got a proxy of kind 'foo', want http or https"),
+        (
+            [],
+            {"TS_CONTROL_URL": "https://tskey-k"},
+            "ts4nsnet: TS_CONTROL_URL: got a key in place of a host, want ",
+        ),
         ([], {"TS_HOSTNAME": "a_b"}, "ts4nsnet: TS_HOSTNAME: got 'a_b', want "),
         ([], {"TS_AUTHKEY": ""}, "ts4nsnet: TS_AUTHKEY: got nothing, want "),
         ([], {"TS_AUTHKEY": "tskey-api-x"}, "ts4nsnet: TS_AUTHKEY: got a key of kind tskey-api-…"),

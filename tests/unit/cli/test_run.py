@@ -3,6 +3,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -68,6 +69,23 @@ def test_hostname_option(executed: list[tuple[list[str], dict[str, str]]], monke
         run.main(["--hostname", "db", "--", "true"])
     arguments, _ = executed[0]
     assert document(arguments, ["true"])["settings"]["hostname"] == "db"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_files_that_are_closed(tmp_path: Path, closed: str) -> None:
+    tmp_path.chmod(0o700)
+    program = (
+        "import os, pathlib; from ts4nsnet.cli import run\n"
+        "def execve(path, arguments, environ):\n"
+        "    kept = [os.readlink(f'/proc/self/fd/{fd}') for fd in range(3) if os.get_inheritable(fd)]\n"
+        f"    pathlib.Path({str(tmp_path)!r}, 'seen').write_text(f'{{len(kept)}} {{int(arguments[-2]) > 2}}')\n"
+        "    os._exit(0)\n"
+        "os.execve = execve; run.main(['true'])"
+    )
+    command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", program]
+    variables = {"TS_AUTHKEY": KEY, "TS_HOSTNAME": "web", "XDG_RUNTIME_DIR": str(tmp_path)}
+    subprocess.run(command, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, timeout=30, check=True)
+    assert (tmp_path / "seen").read_text() == "3 True"
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,21 @@ def test_options_without_meaning_are_noted_once_at_debug_level(start: Start) -> 
     assert not [line for level, line in settings.notes if level == "info"]
 
 
+@pytest.mark.parametrize(
+    ("name", "cut"), [("a-name-of-20-letters", "a-name-of-20-le"), ("é" * 8, "é" * 7 + "\udcc3"), ("lo0", "lo0")]
+)
+def test_a_name_of_an_interface_is_cut(name: str, cut: str) -> None:
+    assert slirp.parse("prog", ["12", name]).interface == cut
+
+
+@pytest.mark.parametrize("name", ["a/b", "", ".", "..", "a b", "a\nb", "a:b", "lo"])
+def test_a_name_that_no_interface_can_have(name: str) -> None:
+    with pytest.raises(WrongValue) as caught:
+        slirp.parse("prog", ["12", name])
+    assert str(caught.value).startswith(f"invalid interface name: {name!r}: ")
+    assert "\n" not in str(caught.value)
+
+
 def test_api_socket(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/proc/self")
     assert start(f"--api-socket fd/x.sock {os.getpid()} tap0")[1].api_socket == f"{os.getcwd()}/fd/x.sock"

@@ -319,6 +319,7 @@ def test_404_without_a_credential_shows_a_login_url() -> None:
         ("one-time auth key has been used", events.Reason.SPENT),
         ("authkey expired", events.Reason.EXPIRED),
         ("invalid pre auth key", events.Reason.INVALID),
+        ("failed to parse auth-key: secret length mismatch, expected 64 chars, got 71", events.Reason.INVALID),
         ("requested tags are not permitted", events.Reason.OTHER),
     ],
 )

@@ -200,7 +200,7 @@ class World:
 
     def send(self, peer: PublicKey, region_id: int, packet: bytes = b"packet") -> None:
         """Send a packet of ours, and let it arrive."""
-        self.regions.send(peer, region_id, packet, self.now)
+        self.regions.send(peer, region_id, (packet,), self.now)
         self.settle()
 
     def deliver(self, region_id: int, peer: PublicKey, packet: bytes = b"from peer") -> None:

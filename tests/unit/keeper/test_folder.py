@@ -18,6 +18,7 @@ from ts4nsnet.keeper.folder import (
     FolderError,
     NodeFolder,
     all_nodes,
+    remove_dead_socket,
     remove_orphan,
     socket_address,
 )
@@ -275,3 +276,28 @@ def test_a_socket_may_have_any_path(tmp_path: Path, length: int) -> None:
         assert path.is_socket()
         with socket_address(path) as address:
             client.connect(address)
+
+
+@pytest.mark.parametrize("length", [1, 200])
+def test_a_socket_without_a_listener_is_removed(tmp_path: Path, length: int) -> None:
+    folder = tmp_path / ("x" * length)
+    folder.mkdir()
+    path = folder / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        with socket_address(path) as address:
+            server.bind(address)
+        server.listen(0)
+        remove_dead_socket(path)
+        remove_dead_socket(path)  # there is no room for a second connection
+        assert path.is_socket()
+    remove_dead_socket(path)
+    assert not path.exists()
+    remove_dead_socket(path)
+
+
+def test_what_is_no_socket_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        remove_dead_socket(tmp_path / name)
+        assert (tmp_path / name).is_file()

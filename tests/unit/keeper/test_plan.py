@@ -12,7 +12,8 @@ from ts4nsnet.netns import Target
     [
         Plan(Target(7), "web", "/run/ts4nsnet"),
         Plan(
-            Target("/run/netns/web", userns="/proc/7/ns/user"), "web", "/run/ts4nsnet", "0c1d", "eth7", 41641, 3, 4, 1.5
+            Target("/run/netns/web", userns="/proc/7/ns/user"),
+            *("web", "/run/ts4nsnet", "0c1d", "eth7", 41641, 3, 4, "/run/api.sock", 1.5),
         ),
     ],
     ids=["least", "most"],

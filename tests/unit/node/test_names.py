@@ -124,15 +124,15 @@ def test_address_of_the_names_follows_the_network_that_was_asked_for() -> None:
     assert SLIRP not in addresses
 
 
-def test_without_names_port_53_is_a_port_like_any_other() -> None:
+async def test_without_names_only_the_service_addresses_answer() -> None:
     services = Services(names=False)
     services.names.set_netmap(NETMAP)
     assert not services.names.traffic(frozenset()).names
     assert SLIRP not in services.names.traffic(frozenset()).addresses
     assert not services.names.take(question(SLIRP, "bob"))
-    assert services.names.take(question(answers.SERVICE_IPV4, "bob"))  # refused, as all that goes there
-    (refused,) = services.written
-    assert ICMP.parse(parse_ip(refused).payload).type == 3
+    assert services.written == []
+    answer = await services.ask(answers.SERVICE_IPV4, "bob")
+    assert [record.address for record in answer.answer[0]] == ["100.64.0.2"]
 
 
 def test_ping_of_the_service_address_is_answered() -> None:

@@ -48,9 +48,10 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_configure() -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # a shell's job in the background: what tests start, and interrupt, would ignore that, too
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # of a shell's job in the background; what tests start, and interrupt, would ignore these, too
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> None:

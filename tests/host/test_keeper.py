@@ -138,4 +138,5 @@ def test_a_keeper_that_dies_with_its_parent(as_user: list[str], folder: Path) ->
         for pidfd in watched:
             assert select.select([pidfd], [], [], TIME_LIMIT)[0]
             os.close(pidfd)
-        assert (folder / "runtime" / "stopped").read_text() == "end of file"
+        # the target ends at the same moment, and the keeper may have seen that before it was killed
+        assert (folder / "runtime" / "stopped").read_text() in {"end of file", '{"do": "stop"}'}

@@ -169,7 +169,7 @@ def connected(topology: Topology, engine: str, *, relay: bool = False) -> Iterat
         made.bob.start_worker()
         for side in (made.alice, made.bob):
             side.node.wait_for("Hello(engine=")
-        made.alice.box.run("ping", "-c", "1", "-W", "8", BOB.v4)
+        made.alice.box.run("ping", "-c", "1", "-w", "8", BOB.v4)
         yield made
 
 

@@ -280,6 +280,7 @@ class RemoteEngine:
                 case Roamed(peer, endpoint):
                     self._moved(peer, endpoint)
             self._put(command)
+        self._flush()  # a peer may use a keypair as soon as it has our response
         for datagram, endpoint in self._device.datagrams_to_send():
             train = Train((datagram,), len(datagram), 1, endpoint)
             if not self._tailnet.take_train(train, now):

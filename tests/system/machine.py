@@ -8,7 +8,8 @@ import json
 import os
 import select
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ class Started:
         assert select.select([self._ready], [], [], TIME_LIMIT)[0], f"not ready:\n{self.process.output}"
         assert os.read(self._ready, 16) == b"1", self.process.output
 
+    def is_ready_within(self, time: float) -> bool:
+        """Whether there is something on ready-fd within so many seconds."""
+        return bool(select.select([self._ready], [], [], time)[0])
+
     def was_never_ready(self) -> bool:
         """Whether it has closed ready-fd and not written to it."""
         return os.read(self._ready, 1) == b""
@@ -55,6 +60,19 @@ class Started:
                 os.close(fd)
         self._ready = self._leave = -1
 
+    def child(self, program: str) -> int:
+        """The keeper's child that runs this module: its process id; 0 while there is none."""
+        for pid in self.children():
+            with suppress(OSError):  # it has ended
+                if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return 0
+
+    def children(self) -> list[int]:
+        """All that belong to the keeper: node, worker, netns children."""
+        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return list(map(int, text.split()))
+
     @property
     def log(self) -> str:
         """What the node has said."""
@@ -73,6 +91,19 @@ class Started:
             metrics = {key: value for part in route.get("metrics", []) for key, value in part.items()}
             found[route["dst"]] = int(metrics.get("mtu", 0))
         return found
+
+
+def start_command(
+    host: Host, box: Container, words: Sequence[str], env: Mapping[str, str], wrapper: Sequence[str] = ()
+) -> Started:
+    """Start our command on a host, with `words`, ready-fd and exit-fd; `wrapper`: a command that executes it."""
+    ready, ready_theirs = os.pipe()
+    leave_theirs, leave = os.pipe()
+    command = [*wrapper, str(SCRIPT), "-r", str(ready_theirs), "-e", str(leave_theirs), *words]
+    process = host.start(*command, pass_fds=[ready_theirs, leave_theirs], env=env)
+    os.close(ready_theirs)
+    os.close(leave_theirs)
+    return Started(process, box, env["TS_HOSTNAME"], Path(env["XDG_RUNTIME_DIR"]), ready, leave)
 
 
 class Machine:
@@ -105,16 +136,9 @@ class Machine:
 
     def start(self, box: Container, *words: str, wrapper: Sequence[str] = (), **variables: str) -> Started:
         """Start our command with `words`, ready-fd and exit-fd; `wrapper`: a command that executes it."""
-        ready, ready_theirs = os.pipe()
-        leave_theirs, leave = os.pipe()
         env = {**self.variables, "TS_HOSTNAME": box.name, **variables}
-        command = [*wrapper, str(SCRIPT), "-r", str(ready_theirs), "-e", str(leave_theirs), *words]
-        process = self.host.start(*command, pass_fds=[ready_theirs, leave_theirs], env=env)
-        os.close(ready_theirs)
-        os.close(leave_theirs)
-        started = Started(process, box, box.name, self.folder, ready, leave)
-        self._started.append(started)
-        return started
+        self._started.append(start_command(self.host, box, words, env, wrapper))
+        return self._started[-1]
 
     def close(self) -> None:
         """Let go of all that was started."""

@@ -145,8 +145,14 @@ class TailnetNode(Asked):
     # --- traffic ------------------------------------------------------------------------------------------------------
 
     def ping(self, address: str, within: float = 10.0) -> None:
-        """Get an answer from there, within so many seconds."""
-        self.box.run("ping", "-n", "-c1", "-i0.2", f"-w{within:g}", address, timeout=within + 5)
+        """Get an answer from there, within so many seconds; a refusal, as of who is not known yet, is none."""
+        until = now() + within
+        while True:
+            rest = max(1, round(until - now()))
+            done = self.box.run("ping", "-n", "-c1", "-i0.2", f"-w{rest}", address, check=False, timeout=rest + 5)
+            if done.returncode == 0:
+                return
+            assert now() < until, done.stdout
 
     def hears_nothing_from(self, address: str, time: float) -> None:
         """Ask for so many seconds, in vain."""
@@ -295,9 +301,7 @@ class World:
 
     def node(self, name: str, *, udp: bool = False, **settings: object) -> TailnetNode:
         """A node on a host of its own, ready to be started; `settings` are those of tests/programs/tailnet_node.py."""
-        host, box = self._host(name), self._topology.container(f"box-{name}")
-        if not udp:
-            self.forbid_udp(host)
+        host, box = self.place(name, udp=udp)
         config: Json = {
             "control_url": f"https://{SERVER}:{CONTROL_PORT}",
             "hostname": name,
@@ -308,6 +312,13 @@ class World:
             "container": f"id-of-{name}",
         }
         return self._node(host, box, config | settings)
+
+    def place(self, name: str, *, udp: bool = False) -> tuple[Host, Container]:
+        """A host with a network of its own, and a container on it."""
+        host, box = self._host(name), self._topology.container(f"box-{name}")
+        if not udp:
+            self.forbid_udp(host)
+        return host, box
 
     def another(self, node: TailnetNode, box: Container | None = None, **changes: object) -> TailnetNode:
         """One more process for a node, ready to be started; with `box`, for that container."""

@@ -7,17 +7,14 @@ import socket
 import time
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 
-import dns.message
 import dns.rcode
 import dns.reversename
 import pytest
 
+from tests.system.probes import SOON, ask, refusal
 from tests.system.tailnet import SUFFIX, TailnetNode, World, exchange_datagrams, send_stream
-from tests.topology import Container
 
 RELAY_PORT = 444
-OUTSIDE: dict[int, str] = {AF_INET: "192.0.2.77", AF_INET6: "2001:db8::77"}
-SOON = 0.05  # seconds; the issue's bound for a refusal
 PAYLOAD = os.urandom(3_000_000)
 
 
@@ -83,24 +80,6 @@ def test_one_who_cannot_send_udp_stays_with_the_relay(world: World) -> None:
 # --- what has no way ------------------------------------------------------------------------------------------------
 
 
-def refusal(box: Container, family: int, kind: int) -> tuple[int, float]:
-    """The error that a try to reach the outside gets, and after how many seconds: the least of some tries."""
-    numbers, times = set(), []
-    for _ in range(5):
-        with box.socket(family, kind) as sock:
-            sock.settimeout(5.0)
-            begun = time.monotonic()
-            try:
-                sock.connect((OUTSIDE[family], 80))
-                sock.send(b"?")
-                sock.recv(1)
-            except OSError as error:
-                numbers.add(error.errno or 0)  # 0: a timeout
-            times.append(time.monotonic() - begun)
-    (number,) = numbers
-    return number, min(times)
-
-
 @pytest.mark.parametrize("family", [AF_INET, AF_INET6], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("kind", [SOCK_STREAM, SOCK_DGRAM], ids=["tcp", "udp"])
 def test_what_has_no_way_fails_at_once(world: World, family: int, kind: int) -> None:
@@ -126,18 +105,6 @@ def test_nothing_hangs_before_the_node_is_ready_nor_after_its_end(world: World) 
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
-
-
-def ask(box: Container, server: str, name: str, kind: str = "A") -> dns.message.Message:
-    """The answer of a server to a question of the container."""
-    query = dns.message.make_query(name, kind)
-    with box.socket(AF_INET6 if ":" in server else AF_INET, SOCK_DGRAM) as sock:
-        sock.settimeout(5.0)
-        sock.connect((server, 53))
-        sock.send(query.to_wire())
-        answer = dns.message.from_wire(sock.recv(4096))
-    assert query.is_response(answer)
-    return answer
 
 
 def test_peers_are_found_by_name_at_every_address_a_container_may_ask(world: World) -> None:

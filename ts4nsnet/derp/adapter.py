@@ -2,7 +2,7 @@
 """The relays' I/O: dials, TLS, and one task per connection that reads while another writes.
 
     run ─┬─ obeys Dial and Hangup, calls handle_timer          wake(): `regions` has been told something
-         └─ a task per connection: dial ─► opened ─┬─ read: one TLS record, all its frames, one call of `deliver`
+         └─ a task per connection: dial ─► opened ─┬─ read: all TLS records there are, one call of `deliver`
                                                    └─ write: all that is due in one piece, then again
 
 A relay that does not take what we write holds up its own writer only: its packets pile up in its queue in `Regions`,
@@ -17,6 +17,7 @@ Source: tailscale's derp/derphttp; our notes on DERP, sections 1.5 and 1.6.
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 
@@ -24,7 +25,7 @@ import trio
 
 from ts4nsnet.derp.client import CONNECT_TIME
 from ts4nsnet.derp.errors import DerpError, Lost, Untrusted
-from ts4nsnet.derp.events import Event
+from ts4nsnet.derp.events import Event, Received
 from ts4nsnet.derp.links import Dial
 from ts4nsnet.derp.map import Node
 from ts4nsnet.derp.metacert import server_key, without_metacerts
@@ -72,6 +73,14 @@ class Adapter:
         """Look at `regions` again: it may have commands, events, other timers or packets."""
         self._wake.set()
 
+    def wake_writers(self) -> None:
+        """`regions` has been told to send packets, and nothing else."""
+        for connection, line in self._lines.items():
+            if self._regions.wants_write(connection):
+                line.wake.set()
+        if self._regions.has_commands:
+            self.wake()
+
     async def run(self) -> None:
         """Keep the connections that `regions` wants, until cancelled."""
         async with trio.open_nursery() as nursery:
@@ -91,15 +100,15 @@ class Adapter:
                 nursery.start_soon(self._serve, command, line)
             elif command.connection in self._lines:  # else it has ended by itself meanwhile
                 self._lines[command.connection].scope.cancel()
-        for connection, line in self._lines.items():
-            if self._regions.wants_write(connection):
-                line.wake.set()
+        self.wake_writers()
 
     async def _pass_on(self) -> None:
         async with self._delivering:
             events: list[Event] = []
             while (event := self._regions.next_event()) is not None:
                 events.append(event)
+            if not all(isinstance(event, Received) for event in events):
+                self.wake()  # with the state of a connection, commands and timers change
             if events:
                 await self._deliver(events)
 
@@ -134,27 +143,26 @@ class Adapter:
             except trio.BrokenResourceError as error:
                 line.error = Lost(f"the connection broke: {error.__cause__ or error}")
                 return
-            self._regions.receive(connection, bytes(data), trio.current_time())
-            self.wake()
+            self._regions.receive(connection, b"".join((data, _read_on(stream))), trio.current_time())
+            self.wake_writers()
             await self._pass_on()
             if not data:
                 return
 
     async def _write(self, connection: int, stream: TlsStream, line: _Line) -> None:
-        while True:
-            line.wake = trio.Event()
-            while self._regions.wants_write(connection):
-                data = self._regions.data_to_send(connection, trio.current_time())
-                try:
-                    with trio.fail_after(WRITE_TIME):
-                        await stream.send_all(data)
-                except (trio.BrokenResourceError, trio.TooSlowError) as error:
-                    slow = f"the relay has not taken a write within {WRITE_TIME:g} s"
-                    broken = f"the connection broke: {error.__cause__ or error}"
-                    line.error = Lost(slow if isinstance(error, trio.TooSlowError) else broken)
-                    line.scope.cancel()
-                    return
-            await line.wake.wait()
+        try:
+            with trio.CancelScope() as limit:  # one for all writes: each of its own costs more than to set its time
+                while True:
+                    line.wake = trio.Event()
+                    while self._regions.wants_write(connection):
+                        limit.deadline = trio.current_time() + WRITE_TIME
+                        await stream.send_all(self._regions.data_to_send(connection, trio.current_time()))
+                    limit.deadline = inf
+                    await line.wake.wait()
+            line.error = Lost(f"the relay has not taken a write within {WRITE_TIME:g} s")
+        except trio.BrokenResourceError as error:
+            line.error = Lost(f"the connection broke: {error.__cause__ or error}")
+        line.scope.cancel()
 
     # --- dialling -----------------------------------------------------------------------------------------------------
 
@@ -191,6 +199,16 @@ class Adapter:
         except Untrusted:
             await trio.aclose_forcefully(stream)
             raise
+
+
+def _read_on(stream: TlsStream) -> bytes:
+    """The TLS records that are there already: trio has read as many as there were, and gives one at a time."""
+    tls: ssl.SSLObject = stream._ssl_object
+    records: list[bytes] = []
+    with suppress(ssl.SSLError):  # there is no more; what else is wrong, the next read finds
+        while record := tls.read(READ_BYTES):
+            records.append(record)
+    return b"".join(records)
 
 
 def _check_chain(node: Node, stream: TlsStream) -> PublicKey | None:

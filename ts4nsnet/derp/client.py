@@ -45,7 +45,7 @@ from ts4nsnet.keys import KEY_BYTES, PrivateKey, PublicKey
 CONNECT_TIME = 10.0  # seconds from the first packet to ServerInfo; the reference, all of DNS to the hello
 SILENCE_TIME = 120.0  # seconds without a frame; twice the server's keep-alive
 PROBE_TIME = 3.0  # seconds; the reference, after a rebind
-_SEND_OVERHEAD_BYTES = frames.HEADER.size + KEY_BYTES  # what the token bucket counts besides the packet
+SEND_OVERHEAD_BYTES = frames.HEADER.size + KEY_BYTES  # what the token bucket counts besides the packet
 
 
 # --- phases -----------------------------------------------------------------------------------------------------------
@@ -153,9 +153,8 @@ class Client:
             if self._phase is Phase.UPGRADE:
                 data = self._upgrade(data)
             self._stream.receive(data)
-            while self._phase is not Phase.UPGRADE and (frame := self._stream.next_frame()) is not None:
+            while self._phase is not Phase.UPGRADE and self._take_next(now):
                 self.last_frame_at = now
-                self._take(*frame, now)
         except DerpError as error:
             self._close(error)
 
@@ -165,11 +164,12 @@ class Client:
             self._dropped[Drop.NOT_READY] += 1
         elif len(packet) > frames.MAX_PACKET_BYTES:
             self._dropped[Drop.PACKET_TOO_LARGE] += 1
-        elif self._bucket and not self._bucket.take(_SEND_OVERHEAD_BYTES + len(packet), now):
+        elif self._bucket and not self._bucket.take(SEND_OVERHEAD_BYTES + len(packet), now):
             self._dropped[Drop.RATE_LIMITED] += 1
         else:
             self._packets_sent += 1
-            self._out.append(frames.SendPacket(peer, packet).emit())
+            head = frames.HEADER.pack(FrameType.SEND_PACKET, KEY_BYTES + len(packet))
+            self._out += (head, peer.raw, packet)
 
     def probe(self, now: float) -> None:
         """Ask whether the relay is there; without an answer in time the connection ends. One probe at a time."""
@@ -272,6 +272,19 @@ class Client:
 
     # --- frames -------------------------------------------------------------------------------------------------------
 
+    def _take_next(self, now: float) -> bool:
+        """Take the next frame, or all packets of one peer that are next; False: there is none."""
+        if self.is_ready:
+            source, packets = self._stream.next_packets(FrameType.RECV_PACKET)
+            if packets:
+                self._packets_received += len(packets)
+                self._events.append(Received(self._region_id, PublicKey(source), tuple(packets)))
+                return True
+        frame = self._stream.next_frame()
+        if frame is not None:
+            self._take(*frame, now)
+        return frame is not None
+
     def _take(self, kind: int, payload: bytes, now: float) -> None:
         try:
             known = FrameType(kind)
@@ -295,9 +308,6 @@ class Client:
 
     def _act(self, frame: frames.Frame | None, now: float) -> None:
         match frame:
-            case frames.RecvPacket(source, packet):
-                self._packets_received += 1
-                self._events.append(Received(self._region_id, source, packet))
             case frames.PeerGone(peer, reason):
                 self._events.append(PeerGone(self._region_id, peer, reason))
             case frames.ServerKey(key) if self._phase is Phase.HELLO:
@@ -338,7 +348,7 @@ class TokenBucket:
 
     def __init__(self, rate: int, burst: int, now: float) -> None:
         self._rate = rate
-        self._burst = burst or _SEND_OVERHEAD_BYTES + frames.MAX_PACKET_BYTES
+        self._burst = burst or SEND_OVERHEAD_BYTES + frames.MAX_PACKET_BYTES
         self._tokens = float(self._burst)
         self._filled_at = now
 

@@ -9,11 +9,11 @@ from ts4nsnet.keys import PublicKey
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A packet of the peer that owns `source` came through `region_id`."""
+    """Packets of the peer that owns `source` came through `region_id`, one behind the other; at least one."""
 
     region_id: int
     source: PublicKey
-    packet: bytes
+    packets: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)

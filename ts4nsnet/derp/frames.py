@@ -368,6 +368,33 @@ class FrameBuffer:
         self._start = 0
         self._bytes += data
 
+    def next_packets(self, kind: FrameType) -> tuple[bytes, list[bytes]]:
+        """The packets of the next frames, as long as they are of this kind (SEND_ or RECV_PACKET) and have one key.
+
+        Whatever else is next, and whatever is wrong, `next_frame` says.
+
+        Returns: the key, raw, and what was sent to it or came from it; no packets where something else is next.
+        """
+        at, end = self._start, len(self._bytes)
+        key, head, step = b"", b"", 0  # all of the frame before the packet: frames of one length and key share it
+        packets: list[bytes] = []
+        with memoryview(self._bytes) as view:
+            while end - at >= HEADER.size + KEY_BYTES:
+                if not packets or not self._bytes.startswith(head, at):
+                    found, size = HEADER.unpack_from(view, at)
+                    if found != kind or not KEY_BYTES <= size <= self._limits.get(kind, MAX_FRAME_BYTES):
+                        break
+                    head = bytes(view[at : at + HEADER.size + KEY_BYTES])
+                    if packets and head[HEADER.size :] != key:
+                        break
+                    key, step = head[HEADER.size :], HEADER.size + size
+                if at + step > end:
+                    break
+                packets.append(bytes(view[at + len(head) : at + step]))
+                at += step
+        self._start = at
+        return key, packets
+
     def next_frame(self) -> tuple[int, bytes] | None:
         """Type and payload of the next frame, None until it is complete.
 

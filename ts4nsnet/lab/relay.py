@@ -19,7 +19,7 @@ Source: derp.md 2, 3, 4.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ts4nsnet.derp.errors import DerpError, Malformed
@@ -159,13 +159,14 @@ class Relay:
                         other.sources.discard(client.key)
                         other.put_note(gone)
 
-    def deliver(self, destination: bytes, source: bytes, packet: bytes) -> bool:
-        """Queue a packet for the owner of a key; False if it is not here."""
+    def deliver(self, destination: bytes, source: bytes, packets: Sequence[bytes]) -> bool:
+        """Queue packets for the owner of a key; False if it is not here."""
         clients = self._clients.get(destination)
+        self.counters["packets"] += len(packets)
         if not clients:
-            self.counters["unknown destination"] += 1
+            self.counters["unknown destination"] += len(packets)
             return False
-        clients[-1].put_packet(source, packet)
+        clients[-1].put_packets(source, packets)
         return True
 
 
@@ -198,18 +199,36 @@ class Client:
             self.close("ended by the client")
         self._frames.receive(data)
         try:
-            while not self.closed and (frame := self._frames.next_frame()) is not None:
-                kind, payload = frame
-                if self._bucket is not None:
-                    self.read_at = now + self._bucket.take(HEADER.size + len(payload), now)
-                if self.key:
-                    self._relay.activate(self)
-                    self._handle(kind, payload, now)
-                else:
-                    self._handle_hello(kind, payload)
+            while not self.closed and self._take_next(now):
+                pass
         except DerpError as error:
             self._relay.counters["malformed"] += 1
             self.close(str(error))
+
+    def _take_next(self, now: float) -> bool:
+        """Take the next frame, or all packets for one key that are next; False: there is none."""
+        if self.key:
+            destination, packets = self._frames.next_packets(FrameType.SEND_PACKET)
+            if packets:
+                self._pay(len(packets) * (HEADER.size + KEY_BYTES) + sum(map(len, packets)), now)
+                self._relay.activate(self)
+                self._handle_packets(destination, packets, now)
+                return True
+        frame = self._frames.next_frame()
+        if frame is None:
+            return False
+        kind, payload = frame
+        self._pay(HEADER.size + len(payload), now)
+        if self.key:
+            self._relay.activate(self)
+            self._handle(kind, payload)
+        else:
+            self._handle_hello(kind, payload)
+        return True
+
+    def _pay(self, size: int, now: float) -> None:
+        if self._bucket is not None:
+            self.read_at = now + self._bucket.take(size, now)
 
     def data_to_send(self) -> bytes:
         """Frames for the connection, about BATCH_BYTES at most; call again until there are none."""
@@ -258,14 +277,19 @@ class Client:
         self._notes.append(frame)
         self._relay.ready[self] = None
 
-    def put_packet(self, source: bytes, packet: bytes) -> None:
-        """Queue a packet of `source`; the oldest of its queue goes if that is full."""
+    def put_packets(self, source: bytes, packets: Sequence[bytes]) -> None:
+        """Queue packets of `source`; the oldest of a queue go if that is full."""
         self.sources.add(source)
-        queue = self._disco if _is_disco(packet) else self._packets
-        if len(queue) >= QUEUE_PACKETS:
-            queue.popleft()
-            self._relay.counters["queue full"] += 1
-        queue.append(HEADER.pack(FrameType.RECV_PACKET, KEY_BYTES + len(packet)) + source + packet)
+        head, size = b"", -1  # packets of one size have it in common
+        for packet in packets:
+            if len(packet) != size:
+                size = len(packet)
+                head = HEADER.pack(FrameType.RECV_PACKET, KEY_BYTES + size) + source
+            queue = self._disco if _is_disco(packet) else self._packets
+            if len(queue) >= QUEUE_PACKETS:
+                queue.popleft()
+                self._relay.counters["queue full"] += 1
+            queue.append(head + packet)
         self._relay.ready[self] = None
 
     def _handle_hello(self, kind: int, payload: bytes) -> None:
@@ -284,10 +308,10 @@ class Client:
         self.key = info.key.raw
         relay.join(self)
 
-    def _handle(self, kind: int, payload: bytes, now: float) -> None:
-        if kind == FrameType.SEND_PACKET:
-            self._handle_packet(payload, now)
-        elif kind == FrameType.PING:
+    def _handle(self, kind: int, payload: bytes) -> None:
+        if kind == FrameType.SEND_PACKET:  # else it was taken with others
+            raise Malformed("SEND_PACKET payload", got=f"{len(payload)} bytes", want=f"at least {KEY_BYTES}")
+        if kind == FrameType.PING:
             if len(payload) < PING_BYTES:
                 raise Malformed("PING payload", got=f"{len(payload)} bytes", want=f"at least {PING_BYTES}")
             if not self._pong:
@@ -298,16 +322,13 @@ class Client:
         elif kind in _MESH:
             raise Malformed("frame", got=FrameType(kind).name, want="none of a mesh")
 
-    def _handle_packet(self, payload: bytes, now: float) -> None:
-        if len(payload) < KEY_BYTES:
-            raise Malformed("SEND_PACKET payload", got=f"{len(payload)} bytes", want=f"at least {KEY_BYTES}")
-        destination, packet = payload[:KEY_BYTES], payload[KEY_BYTES:]
-        self._relay.counters["packets"] += 1
-        if self._relay.deliver(destination, self.key, packet) or not _is_disco(packet):
+    def _handle_packets(self, destination: bytes, packets: Sequence[bytes], now: float) -> None:
+        if self._relay.deliver(destination, self.key, packets):
             return
-        if self._gone_bucket.has(1.0, now):
-            self.put_note(PeerGone(PublicKey(destination), PeerGoneReason.NOT_HERE).emit())
+        for _ in filter(_is_disco, packets):
+            if self._gone_bucket.has(1.0, now):
+                self.put_note(PeerGone(PublicKey(destination), PeerGoneReason.NOT_HERE).emit())
 
 
 def _is_disco(packet: bytes) -> bool:
-    return len(packet) >= DISCO_MIN_BYTES and packet.startswith(DISCO_MAGIC)
+    return packet.startswith(DISCO_MAGIC) and len(packet) >= DISCO_MIN_BYTES

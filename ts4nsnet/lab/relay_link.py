@@ -7,7 +7,9 @@ read is cut off, and what waited for it is dropped.
 Source: derp.md 3, 4.1, 4.3.
 """
 
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -15,6 +17,8 @@ from ts4nsnet.lab.relay import Client, Relay
 
 WRITE_TIME = 2.0  # seconds (derp.md 3)
 RECEIVE_BYTES = 64 << 10
+# ours: bytes for one client that the kernel takes before it can send them; trio's 16 KiB are less than a queue holds
+UNSENT_BYTES = 128 << 10
 
 
 class RelayLink:
@@ -40,6 +44,7 @@ class RelayLink:
     async def run(self, rest: bytes) -> None:
         """Serve until the connection ends; `rest` is what was received already."""
         client = self.client
+        _let_kernel_take(self._stream, UNSENT_BYTES)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read, rest, nursery.cancel_scope)
@@ -58,7 +63,9 @@ class RelayLink:
             if data:
                 client.receive(bytes(data), trio.current_time())
                 self._serve()
-            await trio.sleep_until(client.read_at)
+            if client.read_at > trio.current_time():
+                await trio.sleep_until(client.read_at)
+            await trio.lowlevel.checkpoint()  # what was read is on its way before there is more: queues are short
             data = await self._stream.receive_some(RECEIVE_BYTES)
             if not data:
                 client.receive(b"", trio.current_time())
@@ -67,13 +74,30 @@ class RelayLink:
     async def _write(self) -> None:
         client = self.client
         while not client.closed:
+            with trio.CancelScope() as limit:  # one for many batches: each of its own costs more than to set its time
+                await self._write_until(limit)
+            if limit.cancelled_caught:
+                client.handle_timer(trio.current_time())
+
+    async def _write_until(self, limit: trio.CancelScope) -> None:
+        client = self.client
+        while not client.closed:
             while data := client.data_to_send():
-                with trio.move_on_after(WRITE_TIME) as limit:
+                limit.deadline = trio.current_time() + WRITE_TIME
+                try:
                     await self._stream.send_all(data)
-                if limit.cancelled_caught:
-                    client.close("does not read")
-                    return
-            with trio.move_on_at(client.next_timer()):
-                await self._wake.wait()
+                except trio.Cancelled:
+                    if limit.cancel_called:
+                        client.close("does not read")
+                    raise
+            limit.deadline = client.next_timer()
+            await self._wake.wait()
             self._wake = trio.Event()
-            client.handle_timer(trio.current_time())
+
+
+def _let_kernel_take(stream: trio.abc.Stream, unsent: int) -> None:
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if isinstance(stream, trio.SocketStream):
+        with suppress(OSError):  # it is for speed only
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)

@@ -221,7 +221,8 @@ class Transport:
             return []
         if self._conn.note_relayed(source, endpoint, now):
             self._paths.flush()  # the answer to what has come wants to know where to go
-        return [train._replace(payload=(b"".join(train.payload),)) for train in form_trains(datagrams, endpoint)]
+            self._paths.wake()
+        return joined(datagrams, endpoint)
 
     def _send(self, datagram: bytes, endpoint: Endpoint, peer: PublicKey | None) -> None:
         relayed = derp.from_endpoint(endpoint)
@@ -245,3 +246,8 @@ class Transport:
                 self._pinged(event)
             case OwnEndpointsChanged():  # pragma: no branch
                 self._changed()
+
+
+def joined(datagrams: Sequence[bytes], endpoint: Endpoint) -> list[Train]:
+    """Datagrams (none of them empty) of one peer, as if the kernel had received and merged them."""
+    return [train._replace(payload=(b"".join(train.payload),)) for train in form_trains(datagrams, endpoint)]

@@ -96,11 +96,17 @@ class Tailnet:
         authorities = folder / "authorities.pem"
         authorities.write_bytes(AUTHORITY.pem)
         self.adapter = Adapter(self.regions, self._deliver, {"SSL_CERT_FILE": str(authorities), **environ})
+        self.most_packets = 0  # that came at once
         self._to_test, self._events = trio.open_memory_channel[Event](100_000)
 
     async def _deliver(self, events: Sequence[Event]) -> None:
         for event in events:
-            await self._to_test.send(event)
+            if isinstance(event, Received):
+                self.most_packets = max(self.most_packets, len(event.packets))
+                for packet in event.packets:
+                    await self._to_test.send(replace(event, packets=(packet,)))
+            else:
+                await self._to_test.send(event)
 
     async def serve(self, issued: Issued = GOOD, *more: bytes, tls13: bool = True, reads: bool = True) -> Server:
         """Start a relay."""
@@ -118,7 +124,7 @@ class Tailnet:
 
     def send(self, peer: bytes, region_id: int = 1) -> None:
         """Send a packet to Bob."""
-        self.regions.send(BOB, region_id, peer, trio.current_time())
+        self.regions.send(BOB, region_id, (peer,), trio.current_time())
         self.adapter.wake()
 
     async def next_event(self) -> Event:
@@ -234,7 +240,7 @@ async def test_a_metacert_makes_a_fast_start_over_tls_1_3(
         net.use((server.node(),))
         net.send(b"there and back")
         assert await net.next_event() == Connected(1, SERVER.public)
-        assert await net.next_event() == Received(1, BOB, b"there and back")
+        assert await net.next_event() == Received(1, BOB, (b"there and back",))
         (relay,) = server.relays
         assert ("derp-fast-start" in relay.request) == fast
         assert NotePreferred(True) in relay.received
@@ -320,7 +326,21 @@ async def test_packets_go_there_and_back_through_two_regions(tmp_path: Path) -> 
             net.send(n.to_bytes(2, "big") * 500, 2)
         assert await net.next_event() == Connected(2, SERVER.public)
         for n in range(50):
-            assert await net.next_event() == Received(2, BOB, n.to_bytes(2, "big") * 500)
+            assert await net.next_event() == Received(2, BOB, (n.to_bytes(2, "big") * 500,))
+
+
+async def test_the_records_of_a_read_come_at_once(tmp_path: Path) -> None:
+    async with tailnet(tmp_path) as net:
+        server = await net.serve()
+        net.use((server.node(),))
+        assert await net.next_event() == Connected(1, SERVER.public)
+        (relay,) = server.relays
+        packets = [n.to_bytes(2, "big") * 500 for n in range(48)]
+        relay.say(*(RecvPacket(BOB, packet) for packet in packets))  # three records, which leave with the answer
+        net.send(b"last")
+        for packet in (*packets, b"last"):
+            assert await net.next_event() == Received(1, BOB, (packet,))
+        assert net.most_packets > 2 * (1 << 14) // 1037
 
 
 async def test_a_relay_that_never_reads_stalls_nobody_else(tmp_path: Path, mock_clock: trio.testing.MockClock) -> None:
@@ -335,11 +355,11 @@ async def test_a_relay_that_never_reads_stalls_nobody_else(tmp_path: Path, mock_
                 net.send(bytes(60_000), 2)
             await trio.testing.wait_all_tasks_blocked()
         for n in range(20):
-            net.regions.send(CAROL, 1, bytes([n]), trio.current_time())
+            net.regions.send(CAROL, 1, (bytes([n]),), trio.current_time())
             net.adapter.wake()
-            while (event := await net.next_event()) == Received(2, BOB, b"first"):
+            while (event := await net.next_event()) == Received(2, BOB, (b"first",)):
                 pass
-            assert event == Received(1, CAROL, bytes([n]))
+            assert event == Received(1, CAROL, (bytes([n]),))
         (_, stuck) = net.regions.statistics().links
         assert MAX_QUEUED_PACKETS // 2 < stuck.queued_packets <= MAX_QUEUED_PACKETS  # the kernel may take some more
         mock_clock.jump(30)
@@ -361,7 +381,7 @@ async def test_a_relay_killed_and_back_is_found_again(tmp_path: Path) -> None:
         while isinstance(event := await net.next_event(), Disconnected):
             pass
         assert event == Connected(1, SERVER.public)
-        assert await net.next_event() == Received(1, BOB, b"waits")
+        assert await net.next_event() == Received(1, BOB, (b"waits",))
 
 
 async def test_a_connection_that_is_reset_is_replaced(tmp_path: Path) -> None:

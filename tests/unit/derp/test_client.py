@@ -253,7 +253,7 @@ def test_what_follows_every_frame_in_every_phase(phase: Phase, kind: FrameType) 
 
 # what the relay says, what happens
 FACTS: list[tuple[Frame, list[Event]]] = [
-    (RecvPacket(BOB, b"packet"), [Received(REGION, BOB, b"packet")]),
+    (RecvPacket(BOB, b"packet"), [Received(REGION, BOB, (b"packet",))]),
     (PeerGoneFrame(BOB, 1), [PeerGone(REGION, BOB, 1)]),
     (Health("slow"), [HealthChanged(REGION, "slow")]),
     (RestartingFrame(0.5, 3), [Restarting(REGION, 0.5)]),
@@ -275,8 +275,22 @@ def test_all_frames_of_a_read_are_taken_at_once() -> None:
     client, relay = open_pair()
     relay.say(*(RecvPacket(BOB, bytes([n])) for n in range(100)))
     client.receive(relay.data_to_send(), at(1))
-    assert events(client) == [Received(REGION, BOB, bytes([n])) for n in range(100)]
+    assert events(client) == [Received(REGION, BOB, tuple(bytes([n]) for n in range(100)))]
     assert client.statistics().packets_received == 100
+
+
+def test_packets_of_a_read_come_by_peer_in_their_order() -> None:
+    client, relay = open_pair()
+    relay.say(RecvPacket(BOB, b"1"), RecvPacket(BOB, b"2"), RecvPacket(CAROL, b"3"), Health("bad"))
+    relay.say(RecvPacket(CAROL, b"4"), RecvPacket(BOB, b"5"))
+    client.receive(relay.data_to_send(), at(1))
+    assert events(client) == [
+        Received(REGION, BOB, (b"1", b"2")),
+        Received(REGION, CAROL, (b"3",)),
+        HealthChanged(REGION, "bad"),
+        Received(REGION, CAROL, (b"4",)),
+        Received(REGION, BOB, (b"5",)),
+    ]
 
 
 def test_all_packets_leave_in_one_write() -> None:
@@ -303,7 +317,7 @@ def test_unknown_and_short_frames_are_counted_and_passed_over() -> None:
     relay.out += b"\x77\0\0\0\x03abc" + b"\x08\0\0\0\x03abc" + b"\x12\0\0\0\0"
     relay.say(RecvPacket(BOB, b"packet"))
     talk(client, relay, at(1))
-    assert events(client) == [Received(REGION, BOB, b"packet")]
+    assert events(client) == [Received(REGION, BOB, (b"packet",))]
     assert client.statistics().dropped == {Drop.FRAME_UNKNOWN: 1, Drop.FRAME_MALFORMED: 2}
 
 
@@ -313,7 +327,7 @@ def test_a_frame_beyond_the_limit_ends_the_connection_after_those_before_it() ->
     relay.out += HEADER.pack(5, (1 << 20) + 1)
     client.receive(relay.data_to_send(), at(1))
     first, last = events(client)
-    assert first == Received(REGION, BOB, b"packet")
+    assert first == Received(REGION, BOB, (b"packet",))
     assert isinstance(last, Disconnected)
 
 

@@ -141,6 +141,43 @@ def test_a_stream_may_be_cut_anywhere(data: st.DataObject) -> None:
     assert [HEADER.pack(kind, len(payload)) + payload for kind, payload in frames] == wires
 
 
+OTHER_KEY = PublicKey(bytes(KEY.raw[:-1]) + b"x")
+PACKETS = st.builds(RecvPacket, st.sampled_from([KEY, OTHER_KEY]), st.sampled_from([b"", b"a", b"b", b"longer"]))
+ANY_FRAME = PACKETS.map(RecvPacket.emit) | st.sampled_from([KeepAlive().emit(), b"\x05\0\0\0\x03abc"])
+
+
+@given(st.lists(st.lists(ANY_FRAME).map(b"".join)), st.integers(0, 60))
+def test_packets_taken_together_are_those_of_the_frames(pieces: list[bytes], cut: int) -> None:
+    stream = b"".join(pieces)
+    together = FrameBuffer(CLIENT_LIMITS)
+    found: list[tuple[int, bytes]] = []
+    for piece in (stream[:cut], stream[cut:]):
+        together.receive(piece)
+        while True:
+            key, packets = together.next_packets(FrameType.RECV_PACKET)
+            found += [(FrameType.RECV_PACKET, key + packet) for packet in packets]
+            # whatever is not taken with others is a frame of another kind or peer, or short
+            frame = None if packets else together.next_frame()
+            if frame is None and not packets:
+                break
+            if frame is not None:
+                assert frame[0] != FrameType.RECV_PACKET or len(frame[1]) < 32
+                found.append(frame)
+    assert found == read(stream)
+
+
+def test_packets_of_one_key_are_taken_together_until_something_else_comes() -> None:
+    buffer = FrameBuffer(CLIENT_LIMITS)
+    frames: list[Frame] = [RecvPacket(KEY, b"a"), RecvPacket(KEY, b"bc"), RecvPacket(OTHER_KEY, b"d"), KeepAlive()]
+    buffer.receive(b"".join(frame.emit() for frame in frames) + RecvPacket(KEY, b"cut").emit()[:-1])
+    assert buffer.next_packets(FrameType.RECV_PACKET) == (KEY.raw, [b"a", b"bc"])
+    assert buffer.next_packets(FrameType.RECV_PACKET) == (OTHER_KEY.raw, [b"d"])
+    assert buffer.next_packets(FrameType.RECV_PACKET)[1] == []
+    assert buffer.next_frame() == (FrameType.KEEP_ALIVE, b"")
+    assert buffer.next_packets(FrameType.RECV_PACKET)[1] == []
+    assert buffer.next_frame() is None
+
+
 # who reads, type, the longest payload
 LIMITS = [
     (CLIENT_LIMITS, FrameType.SERVER_KEY, 1024),
@@ -159,8 +196,9 @@ def test_a_length_beyond_the_limit_ends_the_stream_at_once(limits: dict[int, int
     allowed.receive(HEADER.pack(kind, longest) + bytes(longest))
     assert allowed.next_frame() == (kind, bytes(longest))
     refused = FrameBuffer(limits)
-    refused.receive(KeepAlive().emit() + HEADER.pack(kind, longest + 1))
+    refused.receive(KeepAlive().emit() + HEADER.pack(kind, longest + 1) + bytes(longest + 1))
     assert refused.next_frame() == (FrameType.KEEP_ALIVE, b"")
+    assert refused.next_packets(FrameType(kind) if kind in set(FrameType) else FrameType.PING)[1] == []
     with pytest.raises(Malformed, match=f"type {kind:#04x}: got {longest + 1}, want at most {longest}"):
         refused.next_frame()
 

@@ -15,7 +15,7 @@ from ts4nsnet.derp.events import Connected, Disconnected
 from ts4nsnet.derp.frames import NotePreferred, Restarting
 from ts4nsnet.derp.links import MAX_QUEUED_PACKETS
 from ts4nsnet.derp.map import Map, Node, Region
-from ts4nsnet.derp.regions import MAX_WRITE_BYTES, Regions
+from ts4nsnet.derp.regions import MAX_FULL_WRITE_BYTES, MAX_WRITE_BYTES, Regions
 from ts4nsnet.keys import PublicKey
 
 
@@ -65,6 +65,30 @@ def test_large_packets_are_spread_over_writes() -> None:
     sizes = [len(data) for _, data in world.writes]
     assert sum(sizes) >= 300_000
     assert max(sizes) < MAX_WRITE_BYTES + 2 * 30_037
+
+
+@pytest.mark.parametrize(
+    ("count", "first"), [(MAX_QUEUED_PACKETS // 2 - 1, MAX_WRITE_BYTES), (MAX_QUEUED_PACKETS, MAX_FULL_WRITE_BYTES)]
+)
+def test_a_write_is_longer_where_many_packets_wait(count: int, first: int) -> None:
+    world = World(home=1)
+    world.writes.clear()
+    packets = [n.to_bytes(2, "big") * 650 for n in range(count + 7)]
+    world.regions.send(BOB, 1, packets[:count], world.now)
+    world.settle()
+    sizes = [len(data) for _, data in world.writes]
+    assert first - 1337 < sizes[0] <= first
+    assert max(sizes[2:]) <= MAX_WRITE_BYTES
+    assert world.relay(1).packets() == [(BOB, packet) for packet in packets[:count]]
+
+
+def test_of_a_train_longer_than_the_queue_the_first_packets_leave() -> None:
+    world = World(home=1)
+    packets = [n.to_bytes(2, "big") for n in range(MAX_QUEUED_PACKETS + 5)]
+    world.regions.send(BOB, 1, packets, world.now)
+    world.settle()
+    assert world.relay(1).packets() == [(BOB, packet) for packet in packets[5:]]
+    assert dropped(world) == {Drop.QUEUE_FULL: 5}
 
 
 def test_what_a_connection_has_dropped_is_remembered() -> None:

@@ -106,7 +106,7 @@ def test_packets_for_a_peer_go_to_its_home() -> None:
 def test_a_peer_is_answered_where_it_was_heard() -> None:
     world = World(home=1)
     world.deliver(1, BOB)
-    assert world.events[-1] == Received(1, BOB, b"from peer")
+    assert world.events[-1] == Received(1, BOB, (b"from peer",))
     world.send(BOB, 2)
     assert world.open_regions() == [1]
     assert world.relay(1).packets() == [(BOB, b"packet")]

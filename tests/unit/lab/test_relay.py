@@ -106,7 +106,7 @@ class Peer:
         return found
 
     def packets(self) -> list[bytes]:
-        return [event.packet for event in self.events() if isinstance(event, Received)]
+        return [packet for event in self.events() if isinstance(event, Received) for packet in event.packets]
 
     def gone(self) -> list[tuple[PublicKey, int]]:
         return [(event.peer, event.reason) for event in self.events() if isinstance(event, PeerGone)]
@@ -122,8 +122,8 @@ def test_packets_pass_both_ways() -> None:
     alice.send(bob, b"hello")
     bob.send(alice, DISCO)
     net.deliver()
-    assert bob.events() == [Received(900, alice.public, b"hello")]
-    assert alice.events() == [Received(900, bob.public, DISCO)]
+    assert bob.events() == [Received(900, alice.public, (b"hello",))]
+    assert alice.events() == [Received(900, bob.public, (DISCO,))]
     assert alice.server.is_home
 
 
@@ -439,7 +439,7 @@ async def test_relay_over_tls(tmp_path: Path, fast: bool) -> None:
             assert isinstance(await line.next_event(), Connected)
             assert isinstance(await other.next_event(), Connected)
             await line.send(bob.key.public, b"hello")
-            assert await other.next_event() == Received(900, alice.key.public, b"hello")
+            assert await other.next_event() == Received(900, alice.key.public, (b"hello",))
             assert tailnet.relay.keys == [alice.key.public, bob.key.public]
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The build back end asks for Cython only where there is something to compile and something to compile with.
 
-Each test gives the back end a small project of its own, a PATH with or without a compiler, and a folder with or without
-Python's headers. Nothing is built.
+Each test gives the back end a small project of its own, a PATH with or without a compiler (a script that says yes), and
+a folder with or without Python's headers. Nothing is compiled.
 """
 
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -33,6 +34,9 @@ import ts4nsnet_build as backend
 asked = [backend.get_requires_for_build_wheel(), backend.get_requires_for_build_editable()]
 print(json.dumps([asked, [extension.name for extension in backend.extensions()]]))
 """
+LINE = re.compile(
+    r"ts4nsnet: no compiled engine, the slow `python` one is used: there is no (.*); for the fast one, .*"
+)
 
 
 @pytest.fixture
@@ -53,23 +57,19 @@ def add_compiled_source(project: Path) -> None:
     (project / "ts4nsnet" / "uring" / "ring.pyx").touch()
 
 
-def add_compiler(project: Path) -> None:
-    compiler = project / "bin" / "some-cc"
-    compiler.touch()
-    compiler.chmod(0o755)
+def add_compiler(project: Path, does: str = "exit 0") -> None:
+    for name, text in (("some-cc", does), ("make", "exit 0")):
+        program = project / "bin" / name
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
 
 
 def ask(project: Path) -> tuple[list[list[str]], list[str]]:
     """What the hooks for a wheel and for an editable install ask for beside setuptools' own; the extensions."""
-    return answer(project)[:2]
-
-
-def answer(project: Path) -> tuple[list[list[str]], list[str], str]:
-    """Likewise, and what the back end said."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=project,
-        env={**os.environ, "PATH": str(project / "bin"), "PYTHONPATH": "build_backend", "CC": "some-cc -pthread"},
+        env=environment(project),
         capture_output=True,
         text=True,
         timeout=60,
@@ -77,7 +77,30 @@ def answer(project: Path) -> tuple[list[list[str]], list[str], str]:
     )
     assert done.returncode == 0, done.stderr
     asked, extensions = json.loads(done.stdout.splitlines()[-1])
-    return [[name for name in names if name != "wheel"] for names in asked], extensions, done.stderr
+    return [[name for name in names if name != "wheel"] for names in asked], extensions
+
+
+def environment(project: Path) -> dict[str, str]:
+    return {**os.environ, "PATH": str(project / "bin"), "PYTHONPATH": "build_backend", "CC": "some-cc -pthread"}
+
+
+def said_by(project: Path, hook: str) -> list[str]:
+    """What is missing, in each line that says so while a wheel is built (which works)."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + f"print(backend.{hook}('dist'))"],
+        cwd=project,
+        env=environment(project),
+        start_new_session=True,  # no terminal but the one a test gives it
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.splitlines()[-1]
+    assert name.endswith("-none-any.whl")
+    assert (project / "dist" / name).is_file()
+    return LINE.findall(done.stderr)
 
 
 def test_cython_is_asked_for_with_source_and_compiler(project: Path) -> None:
@@ -89,20 +112,55 @@ def test_cython_is_asked_for_with_source_and_compiler(project: Path) -> None:
     assert extensions == ["ts4nsnet.uring.ring"]
 
 
-def test_nothing_is_asked_for_without_a_compiler(project: Path) -> None:
+@pytest.mark.parametrize("hook", ["build_wheel", "build_editable"])
+def test_nothing_is_asked_for_without_a_compiler(project: Path, hook: str) -> None:
     add_compiled_source(project)
-    asked, extensions, said = answer(project)
-    assert (asked, extensions) == ([[], []], [])
-    assert "there is no C compiler (Debian: apt install gcc)" in said
+    assert ask(project) == ([[], []], [])
+    assert said_by(project, hook) == ["C compiler (some-cc)"]
+
+
+def test_nothing_is_asked_for_without_make(project: Path) -> None:
+    add_compiled_source(project)
+    add_compiler(project)
+    (project / "bin" / "make").unlink()
+    assert ask(project) == ([[], []], [])
+    assert said_by(project, "build_wheel") == ["make"]
 
 
 def test_nothing_is_asked_for_without_pythons_headers(project: Path) -> None:
     add_compiled_source(project)
     add_compiler(project)
     (project / "include" / "Python.h").unlink()
-    asked, extensions, said = answer(project)
-    assert (asked, extensions) == ([[], []], [])
-    assert "apt install python3-dev" in said
+    assert ask(project) == ([[], []], [])
+    assert said_by(project, "build_wheel") == ["include/Python.h"]
+
+
+def test_nothing_is_asked_for_with_a_compiler_that_fails(project: Path) -> None:
+    add_compiled_source(project)
+    add_compiler(project, "echo 'stdlib.h: error: no such file' >&2; exit 1")
+    assert ask(project) == ([[], []], [])
+    assert said_by(project, "build_wheel") == ["C compiler that compiles Python.h (stdlib.h: error: no such file)"]
+
+
+def test_the_terminal_is_told_where_pip_keeps_what_a_build_says(project: Path) -> None:
+    add_compiled_source(project)
+    pid, terminal = pty.fork()
+    if pid == 0:  # as pip: output goes elsewhere
+        os.chdir(project)
+        for fd in (1, 2):
+            os.dup2(os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), fd)
+        os.execve(sys.executable, [sys.executable, "-c", PROGRAM + "backend.build_wheel('dist')"], environment(project))
+    said = b""
+    try:
+        while piece := os.read(terminal, 4096):
+            said += piece
+    except OSError:  # EIO: nobody has it open any more
+        pass
+    finally:
+        os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert LINE.findall(said.decode()) == ["C compiler (some-cc)"]
+    assert LINE.findall((project / "log").read_text()) == ["C compiler (some-cc)"]
 
 
 def test_nothing_is_asked_for_without_compiled_source(project: Path) -> None:

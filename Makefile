@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 GO := $(shell command -v go)
 
-.PHONY: install demo check test test-long bench clean
+.PHONY: install demo check test test-outside test-inside test-long bench clean
 
 install: .venv/.installed
 
@@ -38,11 +38,17 @@ build/tsnet: $(wildcard tests/interop/tsnet/*)
 	touch $@
 
 # unit and fuzz tests need nothing; system and interop tests re-execute themselves in namespaces of their own;
-# host tests start from the host's namespaces, as a container tool does
+# host tests start from the host's namespaces, as a container tool does. System tests mostly wait, for timers and
+# kernels, so the others run beside them; each prints what it has to say at its end
 test: check $(if $(GO),build/tsnet)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-outside test-inside
+
+test-outside:
 	$(PYTEST) tests/unit tests/fuzz
-	$(PYTEST) tests/system tests/interop
 	$(PYTEST) tests/host
+
+test-inside:
+	$(PYTEST) tests/system tests/interop
 
 test-long: check $(if $(GO),build/tsnet)
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/unit tests/fuzz

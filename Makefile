@@ -3,6 +3,8 @@
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# how many of the two halves of the tests run at once
+TEST_JOBS ?= 2
 GO := $(shell command -v go)
 
 .PHONY: install demo check test test-outside test-inside test-long bench clean
@@ -41,7 +43,7 @@ build/tsnet: $(wildcard tests/interop/tsnet/*)
 # host tests start from the host's namespaces, as a container tool does. System tests mostly wait, for timers and
 # kernels, so the others run beside them; each prints what it has to say at its end
 test: check $(if $(GO),build/tsnet)
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-outside test-inside
+	$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --output-sync=target test-outside test-inside
 
 test-outside:
 	$(PYTEST) tests/unit tests/fuzz

@@ -171,6 +171,14 @@ def bare(topology: Topology) -> Pair:
     return Pair(BARE, client, server, "192.0.2.2")
 
 
+def alternate(pairs: Sequence[Pair], rounds: int, seconds: int) -> None:
+    """Measure pairs one after the other, again and again."""
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        for pair in pairs:
+            pair.measure(seconds)
+
+
 def compare(names: Sequence[str], rounds: int, seconds: int) -> list[Pair]:
     """Measure these pairs, alternating."""
     topology = Topology()
@@ -180,14 +188,14 @@ def compare(names: Sequence[str], rounds: int, seconds: int) -> list[Pair]:
             bare(topology) if name == BARE else tunnel(topology, number, name, KINDS[name], KINDS[name])
             for number, name in enumerate(names)
         ]
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", file=sys.stderr)
-            for pair in pairs:
-                pair.measure(seconds)
+        alternate(pairs, rounds, seconds)
     finally:
         with redirect_stdout(StringIO()):  # what the peers said
             topology.close()
     return pairs
+
+
+Compare = Callable[[Sequence[str], int, int], Sequence[Pair]]
 
 
 def show(pairs: Sequence[Pair]) -> None:
@@ -207,21 +215,32 @@ def show(pairs: Sequence[Pair]) -> None:
         print(f"{pair.name:14}" + "".join(f"{cell:>16}" for cell in cells))
 
 
-def main(arguments: Sequence[str] = ()) -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m perf.engine", description=__doc__.partition("\n")[0])
+def run(module: str, doc: str, every: Sequence[str], compare: Compare, arguments: Sequence[str]) -> None:
+    """Read the arguments of a benchmark of pairs, and run it in namespaces of its own.
+
+    Args:
+        module: to be executed there.
+        doc: the module's.
+        every: the pairs that there are.
+        compare: measures some of them, so many rounds of so many seconds.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of each transfer")
-    every = [*KINDS, BARE]
     parser.add_argument("--pairs", nargs="+", choices=every, default=every, help="which to measure")
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if not options.inside:
-        command = [*namespaces.UNSHARE, sys.executable, "-m", "perf.engine", INSIDE, *arguments]
+        command = [*namespaces.UNSHARE, sys.executable, "-m", module, INSIDE, *arguments]
         subprocess.run(command, check=True)
         return
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
     show(compare(options.pairs, options.rounds, options.seconds))
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Run the benchmark."""
+    run("perf.engine", __doc__ or "", [*KINDS, BARE], compare, arguments)
 
 
 if __name__ == "__main__":

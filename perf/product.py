@@ -9,10 +9,8 @@ is that of all processes of both. A relayed pair may not use UDP: its packets pa
 first host and whose CPU time is not counted.
 """
 
-import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,8 +19,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from perf.engine import BARE, INSIDE, KINDS, REFERENCE, Pair, bare, show, tunnel
-from tests import namespaces
+from perf.engine import BARE, KINDS, REFERENCE, Pair, alternate, bare, run, tunnel
 from tests.interop import wireguard_peers
 from tests.processes import Process
 from tests.topology import Container, Host, Topology
@@ -121,10 +118,7 @@ def compare(names: Sequence[str], rounds: int, seconds: int) -> list[Pair]:
                     pairs.append(tunnel(topology, number, name, KINDS[name], KINDS[name]))
                 else:
                     pairs.append(nodes(topology, number, name, own))
-            for number in range(rounds):
-                print(f"round {number + 1} of {rounds}", file=sys.stderr)
-                for pair in pairs:
-                    pair.measure(seconds)
+            alternate(pairs, rounds, seconds)
         finally:
             with redirect_stdout(StringIO()):  # what the programs said
                 topology.close()
@@ -133,19 +127,7 @@ def compare(names: Sequence[str], rounds: int, seconds: int) -> list[Pair]:
 
 def main(arguments: Sequence[str] = ()) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m perf.product", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=2, help="of each transfer")
-    every = [*PRODUCTS, REFERENCE, BARE]
-    parser.add_argument("--pairs", nargs="+", choices=every, default=every, help="which to measure")
-    parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if not options.inside:
-        command = [*namespaces.UNSHARE, sys.executable, "-m", "perf.product", INSIDE, *arguments]
-        subprocess.run(command, check=True)
-        return
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
-    show(compare(options.pairs, options.rounds, options.seconds))
+    run("perf.product", __doc__ or "", [*PRODUCTS, REFERENCE, BARE], compare, arguments)
 
 
 if __name__ == "__main__":

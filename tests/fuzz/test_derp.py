@@ -13,6 +13,7 @@ from nacl.public import Box
 from nacl.public import PrivateKey as BoxPrivateKey
 from nacl.public import PublicKey as BoxPublicKey
 
+from tests.mutants import mutants
 from tests.unit.derp.certificates import issue, metacert
 from tests.unit.derp.relays import BOB, CLIENT, SERVER, World, at
 from ts4nsnet.derp import from_endpoint
@@ -58,25 +59,6 @@ FRAMES = [
     b"\x77\0\0\0\3abc",
 ]
 CHAIN = [issue("relay.example").der, metacert(SERVER.public).public_bytes(Encoding.DER)]
-
-
-@st.composite
-def mutants(draw: st.DrawFn, valid: bytes) -> bytes:
-    """`valid` with up to four bytes changed, pieces cut out, doubled or put in."""
-    data = bytearray(valid)
-    for _ in range(draw(st.integers(0, 4))):
-        begin = draw(st.integers(0, len(data)))
-        end = min(len(data), begin + draw(st.integers(0, 8)))
-        change = draw(st.sampled_from(["set", "cut", "double", "insert"]))
-        if change == "set" and begin < len(data):
-            data[begin] = draw(st.integers(0, 255))
-        elif change == "cut":
-            del data[begin:end]
-        elif change == "double":
-            data[begin:begin] = data[begin:end]
-        else:
-            data[begin:begin] = draw(st.binary(max_size=8))
-    return bytes(data)
 
 
 @st.composite

@@ -11,6 +11,7 @@ from nacl.public import Box
 from nacl.public import PrivateKey as BoxPrivateKey
 from nacl.public import PublicKey as BoxPublicKey
 
+from tests.mutants import mutants
 from tests.unit.magicsock.net import Host, Net, at
 from ts4nsnet.magicsock.disco import MAGIC, CallMeMaybe, Malformed, Ping, Pong, is_disco, parse
 from ts4nsnet.magicsock.netlink import Message, error, interfaces, outgoing_interface
@@ -36,26 +37,7 @@ SEALED = [
 ]
 
 
-@st.composite
-def mutants(draw: st.DrawFn, valid: bytes) -> bytes:
-    """`valid` with up to four bytes changed, pieces cut out, doubled or put in."""
-    data = bytearray(valid)
-    for _ in range(draw(st.integers(0, 4))):
-        begin = draw(st.integers(0, len(data)))
-        end = min(len(data), begin + draw(st.integers(0, 20)))
-        change = draw(st.sampled_from(["set", "cut", "double", "insert"]))
-        if change == "set" and begin < len(data):
-            data[begin] = draw(st.integers(0, 255))
-        elif change == "cut":
-            del data[begin:end]
-        elif change == "double":
-            data[begin:begin] = data[begin:end]
-        else:
-            data[begin:begin] = draw(st.binary(max_size=20))
-    return bytes(data)
-
-
-PAYLOADS = st.one_of(st.binary(max_size=200), st.sampled_from(SEALED).flatmap(mutants))
+PAYLOADS = st.one_of(st.binary(max_size=200), st.sampled_from(SEALED).flatmap(lambda valid: mutants(valid, 20)))
 
 
 def datagram(payload: bytes, alice: Host, bob: Host) -> bytes:
@@ -106,7 +88,7 @@ NETLINK = [
 ]
 
 
-@given(st.lists(st.sampled_from(NETLINK).flatmap(mutants), max_size=4))
+@given(st.lists(st.sampled_from(NETLINK).flatmap(lambda valid: mutants(valid, 20)), max_size=4))
 def test_whatever_the_kernel_says_is_read_or_passed_over(pieces: list[bytes]) -> None:
     messages = list(parse_netlink(b"".join(pieces)))
     assert len(interfaces(messages)) <= len(messages)

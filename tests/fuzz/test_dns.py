@@ -12,6 +12,7 @@ import dns.message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.mutants import mutants
 from tests.unit.dns.queries import CLIENT, ONE, TWO, make_answer, make_query, resolver
 from ts4nsnet.dns.errors import Malformed
 from ts4nsnet.dns.messages import MAX_UDP_BYTES, Question, cut_for, message_id
@@ -31,25 +32,6 @@ ANSWERS = [
     make_answer(make_query("example.com"), rcode="SERVFAIL"),
     LONG,
 ]
-
-
-@st.composite
-def mutants(draw: st.DrawFn, valid: bytes) -> bytes:
-    """`valid` with up to four bytes changed, pieces cut out, doubled or put in."""
-    data = bytearray(valid)
-    for _ in range(draw(st.integers(0, 4))):
-        begin = draw(st.integers(0, len(data)))
-        end = min(len(data), begin + draw(st.integers(0, 8)))
-        change = draw(st.sampled_from(["set", "cut", "double", "insert"]))
-        if change == "set" and begin < len(data):
-            data[begin] = draw(st.integers(0, 255))
-        elif change == "cut":
-            del data[begin:end]
-        elif change == "double":
-            data[begin:begin] = data[begin:end]
-        else:
-            data[begin:begin] = draw(st.binary(max_size=8))
-    return bytes(data)
 
 
 bad_queries = st.sampled_from(QUERIES).flatmap(mutants) | st.binary(max_size=80)

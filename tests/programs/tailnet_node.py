@@ -21,8 +21,9 @@ from tests.programs.channel import Channel, Json, wait_for
 from ts4nsnet.control import credential
 from ts4nsnet.drive import BoottimeClock
 from ts4nsnet.netns import Target
-from ts4nsnet.node.config import Config, hash_credential
+from ts4nsnet.node.config import Config
 from ts4nsnet.node.node import Node
+from ts4nsnet.node.settings import Secrets
 from ts4nsnet.node.surroundings import OwnSurroundings
 
 INTERFACE = "tap0"
@@ -34,7 +35,7 @@ def to_config(members: Json) -> Config:
     return Config(
         runtime_folder=Path(members.pop("runtime_folder")),
         credential=credential(auth_key=key) if key else None,
-        credential_hash=hash_credential(key) if key else "",
+        credential_hash=Secrets(auth_key=key or "").hash(),
         state_dir=Path(state_dir) if state_dir else None,
         **members,
     )

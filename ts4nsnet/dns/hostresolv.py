@@ -22,10 +22,11 @@ new-features.md, trap 8.
 """
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from ts4nsnet.dns.upstream import SERVICE_ADDRESSES, Address, Upstream
+from ts4nsnet.tailnet import is_tailnet
 
 # absolute paths; the first with a usable entry counts
 SOURCES: Final = (
@@ -37,7 +38,6 @@ SOURCES: Final = (
 )
 MAX_SERVERS = 3  # of one file; resolv.conf(5)
 STUBS = (IPv4Address("127.0.0.53"), IPv4Address("127.0.0.54"))
-OVERLAYS = (IPv4Network("100.64.0.0/10"), IPv6Network("fd7a:115c:a1e0::/48"))
 
 
 def host_resolvers(read: Callable[[str], str | None]) -> tuple[Upstream, ...]:
@@ -77,4 +77,4 @@ def _entries(text: str) -> Iterator[Address]:
 def _is_overlay(address: Address) -> bool:
     if isinstance(address, IPv6Address) and address.scope_id:
         return False  # of one link
-    return any(address in network for network in OVERLAYS if network.version == address.version)
+    return is_tailnet(address)

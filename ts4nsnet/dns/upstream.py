@@ -15,12 +15,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from ts4nsnet.dns.config import Resolver
+from ts4nsnet.tailnet import SERVICE_V4, SERVICE_V6
 
 Address = IPv4Address | IPv6Address
 
 DNS_PORT: Final = 53
 # where every node answers by itself
-SERVICE_ADDRESSES: tuple[Address, ...] = (IPv4Address("100.100.100.100"), IPv6Address("fd7a:115c:a1e0::53"))
+SERVICE_ADDRESSES: tuple[Address, ...] = (SERVICE_V4, SERVICE_V6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ Source: RFC 792, 1122, 1191, 1812 4.3.2, 4443.
 """
 
 from ts4nsnet.packet import ICMP, ICMP_HEADER_BYTES, IP, Buffer, IPv4, IPv6, Malformed, Protocol, carry, parse_ip
+from ts4nsnet.tailnet import SERVICE_V4, SERVICE_V6
 
-SERVICE_IPV4 = bytes([100, 100, 100, 100])
-SERVICE_IPV6 = bytes.fromhex("fd7a115ca1e000000000000000000053")
+SERVICE_IPV4, SERVICE_IPV6 = SERVICE_V4.packed, SERVICE_V6.packed
 
 _UNREACHABLE4, _UNREACHABLE6, _TOO_BIG6 = 3, 1, 2  # types
 _PROHIBITED4, _PROHIBITED6, _TOO_BIG4 = 13, 1, 4  # codes

@@ -17,13 +17,13 @@ Source: control.md 10.6; RFC 1123, 2.1.
 
 import re
 from collections.abc import Container
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from itertools import chain, count
 
 from ts4nsnet.lab.errors import Refused
+from ts4nsnet.tailnet import TAILNET_V4, TAILNET_V6
 
-IPV4_RANGE = IPv4Network("100.64.0.0/10")
-IPV6_RANGE = IPv6Network("fd7a:115c:a1e0::/48")
+IPV4_RANGE, IPV6_RANGE = TAILNET_V4, TAILNET_V6
 RESERVED = (IPv4Network("100.100.100.0/24"), IPv4Network("100.115.92.0/23"), IPv4Network("100.64.0.83/32"))
 
 MAX_LABEL_CHARACTERS = 63  # RFC 1035, 2.3.4

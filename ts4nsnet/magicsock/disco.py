@@ -41,9 +41,7 @@ Random = Callable[[int], bytes]  # so many unpredictable bytes
 
 MAGIC = b"TS\xf0\x9f\x92\xac"  # "TS" and a speech balloon
 NONCE_BYTES = 24
-TAG_BYTES = 16
 KEY_END = len(MAGIC) + KEY_BYTES
-OVERHEAD_BYTES = KEY_END + NONCE_BYTES + TAG_BYTES
 TRANSACTION_BYTES = 12
 ADDRESS_BYTES = 18  # the first bytes of an endpoint
 ENDPOINT_BYTES = 32

@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from ts4nsnet.endpoint import Endpoint, ip_endpoint, to_ip, zone_of
+from ts4nsnet.tailnet import is_tailnet
 
 IPAddress = IPv4Address | IPv6Address
 
-TAILNET_V4 = IPv4Network("100.64.0.0/10")  # the ranges of all tailnets' addresses
-TAILNET_V6 = IPv6Network("fd7a:115c:a1e0::/48")
 PRIVATE_V4 = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))  # RFC 1918
 PRIVATE_V6 = IPv6Network("fc00::/7")  # RFC 4193
 BROADCAST = IPv4Address("255.255.255.255")
@@ -87,11 +86,6 @@ def _announceable(interface: Interface, *, ipv6: bool) -> Iterator[IPAddress]:
 
 def _is_second_rate(address: IPAddress) -> bool:
     return address.is_link_local if isinstance(address, IPv4Address) else address in PRIVATE_V6
-
-
-def is_tailnet(address: IPAddress) -> bool:
-    """Whether this is an address inside some tailnet."""
-    return address in TAILNET_V4 if isinstance(address, IPv4Address) else address in TAILNET_V6
 
 
 def is_private(address: IPAddress) -> bool:

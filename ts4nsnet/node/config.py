@@ -4,7 +4,6 @@
 Who reads command lines and environments builds it; nothing here reads either.
 """
 
-import hashlib
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -98,8 +97,3 @@ class Config:
     def dns_address(self) -> IPv4Address:
         """What container tools write into the container's resolv.conf."""
         return self.cidr[_DNS_HOST]
-
-
-def hash_credential(text: str) -> str:
-    """What stands for a credential on disk: the SHA-256 of its text, 64 hex digits."""
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -45,13 +45,12 @@ from ts4nsnet.node.surroundings import Surroundings
 from ts4nsnet.node.transport import Transport
 from ts4nsnet.node.view import View
 from ts4nsnet.node.wiring import (
-    TAILNET_V4,
-    TAILNET_V6,
     Admission,
     Changes,
     Wiring,
 )
 from ts4nsnet.packet import Malformed
+from ts4nsnet.tailnet import is_tailnet
 from ts4nsnet.uring import Train
 from ts4nsnet.wireguard import Device, SessionMemory
 
@@ -411,7 +410,7 @@ class Life:
     def take_refused(self, destination: bytes) -> None:
         """See `engine.Tailnet`: said once, with what changes it."""
         address = ip_address(destination)
-        if not self._has_said_refused and not any(address in prefix for prefix in (TAILNET_V4, TAILNET_V6)):
+        if not self._has_said_refused and not is_tailnet(address):
             self._has_said_refused = True
             cure = self._exit_node.problem or "TS_EXIT_NODE=… sends such traffic through an exit node"
             self._say(

@@ -48,6 +48,7 @@ class Names:
         write: Callable[[Sequence[bytes]], None],
     ) -> None:
         self._config = config
+        self._addresses = _SERVICES | ({config.dns_address.packed, _SLIRP_DNS_V6} if config.names else set())
         self._surroundings = surroundings
         self._routes = routes
         self._write = write
@@ -70,15 +71,14 @@ class Names:
 
     def traffic(self, exit_peers: frozenset[int]) -> LocalTraffic:
         """Which packets `take` wants to see."""
-        addresses = _SERVICES | ({self._config.dns_address.packed, _SLIRP_DNS_V6} if self._config.names else set())
-        return LocalTraffic(addresses, self._config.names, exit_peers)
+        return LocalTraffic(self._addresses, self._config.names, exit_peers)
 
     def take(self, packet: Buffer) -> bool:
         """Answer a packet of the container; False: it is not for the node."""
         destination = Inner.parse(packet).destination
         if (self._config.names or destination in _SERVICES) and self._adapter.handle(packet):
             return True
-        if destination not in self.traffic(frozenset()).addresses:
+        if destination not in self._addresses:
             return False
         answer = answers.echo_reply(packet) or answers.refusal(packet)
         if answer is not None:

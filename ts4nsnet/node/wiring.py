@@ -33,14 +33,13 @@ from ts4nsnet.keys import PublicKey
 from ts4nsnet.magicsock import PeerPaths
 from ts4nsnet.netns import Link, Route
 from ts4nsnet.netns.model import MAX_PRIORITY, MIN_IPV6_MTU, MIN_MTU
+from ts4nsnet.tailnet import TAILNET_V4, TAILNET_V6
 from ts4nsnet.wireguard import PeerConfig
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
 
 EVERYTHING = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
-TAILNET_V4 = IPv4Network("100.64.0.0/10")  # the range of all tailnets' addresses; control notes, 10.6
-TAILNET_V6 = IPv6Network("fd7a:115c:a1e0::/48")
 # what every path of a tailnet carries, bytes of inner packet; tailscale, net/tstun
 TAILNET_MTU = 1280
 # ours: packets; a receive window of some MB in packets of that size, which the kernel may hand over at once

@@ -13,9 +13,9 @@ from ts4nsnet.magicsock.endpoints import (
     candidates,
     is_candidate,
     is_private,
-    is_tailnet,
     own_endpoints,
 )
+from ts4nsnet.tailnet import is_tailnet
 
 
 def interface(name: str, *addresses: str, kind: str = "", up: bool = True, tunnel: bool = False) -> Interface:

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET, SHUT_WR, SOCK_DGRAM, SOCK_STREAM, socket
+from threading import Semaphore
 
 import dns.message
 import pytest
@@ -31,7 +32,7 @@ PROGRAM = Path(sys.executable).parent / "ts4nsnet"
 SERVER = "192.0.2.2:443"
 TIME_LIMIT = 60.0  # seconds
 DIRECT_BYTES, RELAYED_BYTES = 100 << 20, 10 << 20
-PIECE_BYTES = 1 << 20
+PIECE_BYTES, WINDOW_BYTES = 1 << 16, 1 << 19
 
 
 @dataclass
@@ -115,25 +116,33 @@ def look_up(box: Container, name: str) -> str:
 
 
 def echo(box: Container, address: str, size: int) -> None:
-    """Send so many bytes to an echo of Tailscale's node and get them back, both at once."""
+    """Send so many bytes to an echo of Tailscale's node and get them back, both at once.
+
+    No more than WINDOW_BYTES are on their way: once gVisor's TCP has closed its window, it ignores acknowledgements
+    whose sequence number lies behind it, and with a window closed each way the two wait for each other for good.
+    """
     piece = os.urandom(PIECE_BYTES)
-    want = hashlib.sha256()
+    room = Semaphore(WINDOW_BYTES // PIECE_BYTES)
+    want, got = hashlib.sha256(), hashlib.sha256()
     with box.socket(AF_INET, SOCK_STREAM) as sock, ThreadPoolExecutor(1) as pool:
         sock.settimeout(TIME_LIMIT)
         sock.connect((address, ECHO_PORT))
-        sending = pool.submit(send, sock, piece, size)
-        got, left = hashlib.sha256(), size
-        while left and (chunk := sock.recv(1 << 18)):
+        sending = pool.submit(send, sock, piece, size, room)
+        received = 0
+        while received < size and (chunk := sock.recv(1 << 18)):
             got.update(chunk)
-            left -= len(chunk)
-        sending.result()
+            for _ in range((received + len(chunk)) // PIECE_BYTES - received // PIECE_BYTES):
+                room.release()
+            received += len(chunk)
+        sending.result(TIME_LIMIT)
     for _ in range(size // PIECE_BYTES):
         want.update(piece)
-    assert (left, got.digest()) == (0, want.digest())
+    assert (received, got.digest()) == (size, want.digest())
 
 
-def send(sock: socket, piece: bytes, size: int) -> None:
+def send(sock: socket, piece: bytes, size: int, room: Semaphore) -> None:
     for _ in range(size // len(piece)):
+        assert room.acquire(timeout=TIME_LIMIT), "nothing comes back"
         sock.sendall(piece)
     sock.shutdown(SHUT_WR)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.processes import TIME_LIMIT
 from tests.system.machine import SCRIPT, Started, start_command
-from tests.system.tailnet import CONTROL_PORT, SERVER, World
+from tests.system.tailnet import CONTROL_PORT, SERVER, World, ping
 from tests.topology import Container, Host
 
 NODE, WORKER = "ts4nsnet.node.process", "ts4nsnet.uring.worker"
@@ -61,7 +61,7 @@ class Member:
 
     def ping(self, address: str, within: float = TIME_LIMIT) -> None:
         """Get an answer from there, within so many seconds."""
-        self.box.run("ping", "-n", "-c1", "-i0.2", f"-w{within:g}", address, timeout=within + 5)
+        ping(self.box, address, within)
 
     @property
     def node(self) -> int:

@@ -47,6 +47,18 @@ TIME_LIMIT = 30.0  # seconds; more than the programs take to say that they are l
 SUFFIX = "lab.internal"
 
 
+def ping(box: Container, address: str, within: float) -> None:
+    """Get an answer from there, within so many seconds; a refusal, as of who is not known yet, is none."""
+    until = now() + within
+    while True:
+        rest = max(1, round(until - now()))
+        done = box.run("ping", "-n", "-c1", "-i0.2", f"-w{rest}", address, check=False, timeout=rest + 5)
+        if done.returncode == 0:
+            return
+        assert now() < until, done.stdout
+        time.sleep(0.05)
+
+
 class Asked:
     """One of our programs that answers requests (tests/programs/channel.py); configured by the first one."""
 
@@ -145,14 +157,8 @@ class TailnetNode(Asked):
     # --- traffic ------------------------------------------------------------------------------------------------------
 
     def ping(self, address: str, within: float = 10.0) -> None:
-        """Get an answer from there, within so many seconds; a refusal, as of who is not known yet, is none."""
-        until = now() + within
-        while True:
-            rest = max(1, round(until - now()))
-            done = self.box.run("ping", "-n", "-c1", "-i0.2", f"-w{rest}", address, check=False, timeout=rest + 5)
-            if done.returncode == 0:
-                return
-            assert now() < until, done.stdout
+        """Get an answer from there, within so many seconds."""
+        ping(self.box, address, within)
 
     def hears_nothing_from(self, address: str, time: float) -> None:
         """Ask for so many seconds, in vain."""

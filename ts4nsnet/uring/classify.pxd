@@ -38,7 +38,7 @@ cdef enum:
 
 
 cdef struct Flow:
-    # a TCP or UDP flow in one direction
+    # of TCP, UDP or pings, in one direction
     uint8_t addresses[32]
     uint32_t ports
     uint8_t version

@@ -10,12 +10,13 @@ as packets come in runs. The flat form is plain bytes, so that it can be sent to
 Accepted flows
 --------------
 What may pass, and what happens to what may not, says a judge written in Python (the packet filter, names, refusals).
-Here is only its memory: a TCP or UDP flow of which it has accepted a packet passes without being asked about, for
-`FLOW_TIME` and until anything that the judge goes by has changed. So a rule stands in one place, and the judge sees one
-packet per second of each flow, which keeps its own table of flows in order.
+Here is only its memory: a flow of TCP, UDP or pings of which it has accepted a packet passes without being asked about,
+for a while and until anything that the judge goes by has changed. So a rule stands in one place, and of each UDP flow
+the judge sees one packet per second, which keeps its own table of flows in order.
 
     asked about   SYN: each; a fragment, IP options and extension headers, other protocols: each
     remembered    version, protocol, addresses, ports, direction; a flow whose place another one takes is asked about
+                  of a ping its type and identifier for the ports
 
 Source: WireGuard paper, section 2; for flows as a cache of verdicts: Open vSwitch (Pfaff et al., 2015), section 4.
 """
@@ -28,11 +29,15 @@ from libc.string cimport memcmp, memcpy, memset
 from ts4nsnet.uring.wire cimport TCP, UDP, Look, be32, look
 
 cdef enum:
+    ICMP = 1
+    ICMPV6 = 58
     PLACES = 4096  # ours: 200 KB when all are used
     SYN = 0x02
     KEY_BYTES = 40
 
-cdef double flow_time = 1.0  # seconds; ours
+# ours: seconds; of UDP the judge has a memory of its own, where flows that it does not see are forgotten
+cdef double udp_time = 1.0
+cdef double flow_time = 60.0
 
 
 cdef inline uint64_t be64(const uint8_t* at) noexcept nogil:
@@ -123,6 +128,15 @@ cdef class Routes:
         return None if peer < 0 else peer
 
 
+cdef inline bint is_echo(uint8_t version, uint8_t protocol, const uint8_t* layer4) noexcept nogil:
+    """Whether an ICMP message is a ping or an answer to one."""
+    if layer4[1]:
+        return False
+    if version == 4:
+        return protocol == ICMP and (layer4[0] == 8 or layer4[0] == 0)
+    return protocol == ICMPV6 and (layer4[0] == 128 or layer4[0] == 129)
+
+
 cdef inline bint identify(const uint8_t* packet, uint32_t size, uint8_t direction, Flow* flow) noexcept nogil:
     """Which flow a packet is of; False for one that is to be asked about."""
     cdef Look ip
@@ -132,17 +146,20 @@ cdef inline bint identify(const uint8_t* packet, uint32_t size, uint8_t directio
         return False
     layer4 = packet + ip.header_len
     room = ip.total_len - ip.header_len
-    if ip.protocol == TCP:
-        if room < 20 or layer4[13] & SYN:
-            return False
-    elif ip.protocol != UDP or room < 8:
+    if room < 8 or (ip.protocol == TCP and (room < 20 or layer4[13] & SYN)):
         return False
     memset(flow, 0, sizeof(Flow))
+    memcpy(&flow.ports, layer4, 4)
+    if ip.protocol == ICMP or ip.protocol == ICMPV6:
+        if not is_echo(ip.version, ip.protocol, layer4):
+            return False
+        memcpy(<uint8_t*>&flow.ports + 2, layer4 + 4, 2)  # the identifier, where the checksum is
+    elif ip.protocol != TCP and ip.protocol != UDP:
+        return False
     if ip.version == 4:
         memcpy(flow.addresses, packet + 12, 8)
     else:
         memcpy(flow.addresses, packet + 8, 32)
-    memcpy(&flow.ports, layer4, 4)
     flow.version = ip.version
     flow.protocol = ip.protocol
     flow.direction = direction
@@ -183,7 +200,7 @@ cdef class Accepted:
         """A packet was accepted: so is its flow for a while."""
         cdef Flow flow
         if identify(packet, size, direction, &flow):
-            flow.until = now + flow_time
+            flow.until = now + (udp_time if flow.protocol == UDP else flow_time)
             self.flows[place_of(&flow)] = flow
 
     cdef void clear(self) noexcept nogil:

@@ -11,7 +11,7 @@ from tests.unit.packets import frame
 from tests.unit.uring import pipelines, test_passing
 from tests.unit.uring import test_reference as twin
 from tests.unit.uring.pipelines import Net
-from ts4nsnet.packet import ACK, ICMP, SYN, TCP, IPv4, carry
+from ts4nsnet.packet import ACK, ICMP, SYN, TCP, IPv4, IPv6, Protocol, carry
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.events import Slow
 from ts4nsnet.uring.reference import Reference
@@ -135,28 +135,70 @@ class Judge:
 
 
 TCP_ONE, TCP_SYN = (carry(IPv4(twin.ALICE, twin.BOB, 6), TCP(1, 2, 3, 4, flags, payload=b"x")) for flags in (ACK, SYN))
-PING = carry(IPv4(twin.ALICE, twin.BOB, 1), ICMP(8, 0))
+
+
+def ping(identifier: int = 1, kind: int = 8, code: int = 0) -> bytes:
+    message = ICMP(kind, code, identifier.to_bytes(2) + b"\0\1")
+    return carry(IPv4(twin.ALICE, twin.BOB, Protocol.ICMP), message)
+
+
+def ping6(kind: int = 128) -> bytes:
+    return carry(IPv6(twin.ALICE6, twin.BOB6, Protocol.ICMPV6), ICMP(kind, 0))
+
+
+ALWAYS, A_SECOND, A_MINUTE = 0.0, 1.0, 60.0
 
 
 @pytest.mark.parametrize(
-    ("packet", "each"), [(TCP_ONE, False), (TCP_SYN, True), (PING, True), (twin.udp(twin.ALICE, twin.BOB), False)]
+    ("packet", "time"),
+    [
+        (TCP_ONE, A_MINUTE),
+        (TCP_SYN, ALWAYS),
+        (twin.udp(twin.ALICE, twin.BOB), A_SECOND),
+        (twin.udp(twin.ALICE6, twin.BOB6), A_SECOND),
+        (ping(), A_MINUTE),
+        (ping(kind=0), A_MINUTE),
+        (ping6(), A_MINUTE),
+        (ping6(kind=129), A_MINUTE),
+        (ping(code=1), ALWAYS),
+        (ping(kind=3), ALWAYS),
+        (ping6(kind=1), ALWAYS),
+        (
+            IPv6(twin.ALICE6, twin.BOB6, Protocol.ICMP, payload=bytes([8]) + bytes(7)).emit(),
+            ALWAYS,
+        ),  # not of its family
+        (IPv4(twin.ALICE, twin.BOB, Protocol.ICMPV6, payload=bytes([128]) + bytes(7)).emit(), ALWAYS),
+        (IPv4(twin.ALICE, twin.BOB, 47, payload=bytes(20)).emit(), ALWAYS),
+    ],
 )
-def test_of_a_flow_one_packet_a_second_is_asked_about(packet: bytes, each: bool) -> None:
+def test_how_often_a_flow_is_asked_about(packet: bytes, time: float) -> None:
     net = twin.connected(*twin.TWO)
     alice, bob = net.nodes
     judges = Judge(), Judge()
     for node, judge in zip(net.nodes, judges, strict=True):
         own(node).judge = judge
-    for _ in range(3):
-        alice.read(frame(packet), frame(packet))
+
+    def asked() -> set[int]:
+        alice.read(frame(packet))
         net.deliver()
-    assert [len(judge.asked) for judge in judges] == ([6, 6] if each else [1, 1])
-    assert len(bob.packets()) == 6
+        return {len(judge.asked) for judge in judges}
+
+    assert [asked() for _ in range(3)] == ([{1}, {2}, {3}] if time == ALWAYS else [{1}] * 3)
     for node in net.nodes:
-        node.now += 1.01
-    alice.read(frame(packet))
-    net.deliver()
-    assert [len(judge.asked) for judge in judges] == ([7, 7] if each else [2, 2])
+        node.now += time - 0.01
+    assert asked() == ({4} if time == ALWAYS else {1})
+    for node in net.nodes:
+        node.now += 0.02
+    assert asked() == ({5} if time == ALWAYS else {2})
+    assert len(bob.packets()) == 5
+
+
+def test_each_ping_program_is_asked_about() -> None:
+    net = twin.connected(*twin.TWO)
+    alice, _ = net.nodes
+    judge = own(alice).judge = Judge()
+    alice.read(*(frame(ping(identifier)) for identifier in (1, 2, 1, 2, 3)))
+    assert judge.asked == [ping(1), ping(2), ping(3)]
 
 
 def test_what_the_judge_goes_by_has_changed() -> None:
@@ -195,7 +237,7 @@ def test_what_the_judge_says_and_does() -> None:
             own(alice).drop(Drop.NO_ROUTE, len(packets))
             own(alice).emit(Slow(b"a matter for the node", bytes(32)))
             own(alice).write([b"an answer"])
-            alice.pipeline.apply(Seal(alice.peers[bob.endpoint], (PING,)), now)
+            alice.pipeline.apply(Seal(alice.peers[bob.endpoint], (ping(),)), now)
             return None
 
     own(alice).judge = Refusing()
@@ -204,4 +246,4 @@ def test_what_the_judge_says_and_does() -> None:
     assert alice.slow[-1].datagram == b"a matter for the node"
     assert alice.written == [frame(b"an answer")]
     net.deliver()
-    assert bob.packets() == [PING]
+    assert bob.packets() == [ping()]

@@ -15,33 +15,25 @@ Rules
   * A received buffer goes back to its ring only after the frames that lie in it have been written, the arena is used
     anew only after the sends have been submitted.
   * A batch is cut every 64 KiB: the other end shall have something to do while we go on.
-  * While the socket is full, what was read from the TUN is kept, and when all buffers are, nothing more is read.
+  * While the socket is full, what was read from the TUN is kept, and when all buffers are, nothing more is read. After
+    that it goes on at once, in as many batches as it needs.
   * Whatever ends a repeated request (no buffers left, an empty datagram, a full completion queue) loses nothing; it is
     made again when it no longer says that more will follow.
 
 Needs Linux 6.7 (a repeated read), and a process that may use io_uring: `RingPort` raises OSError where it does not
-work, which is found out by doing it. Of python-liburing only declarations and inline helpers are used; the system calls
-are made here.
+work, which is found out by doing it. The queues and the rings of buffers are in `rings`.
 
-Source: io_uring(7), io_uring_setup(2), io_uring_enter(2), io_uring_register(2).
+Source: io_uring(7), io_uring_enter(2).
 """
 
 import os
 
-from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EBUSY, EINTR, ENOBUFS, ETIME, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 
 from liburing.lib.uring cimport (
-    __io_uring_buf_reg,
-    __io_uring_buf_ring,
-    __io_uring_buf_ring_add,
-    __io_uring_buf_ring_advance,
-    __io_uring_buf_ring_init,
     __io_uring_cqe,
-    __io_uring_params,
     __io_uring_prep_poll_add,
     __io_uring_prep_read,
     __io_uring_prep_recvmsg_multishot,
@@ -55,72 +47,25 @@ from liburing.lib.uring cimport (
 
 from ts4nsnet.uring.pipeline cimport OutTrain
 from ts4nsnet.uring.port cimport FRAME_BYTES, MAX_BATCH_BYTES, Port, Sending
-from ts4nsnet.uring.system cimport (
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_POPULATE,
-    MAP_PRIVATE,
-    MAP_SHARED,
-    MSG_DONTWAIT,
-    POLLIN,
-    POLLOUT,
-    PROT_READ,
-    PROT_WRITE,
-    cmsghdr,
-    iovec,
-    mmap,
-    msghdr,
-    munmap,
-    read,
-    sockaddr_in6,
+from ts4nsnet.uring.rings cimport (
+    CQE_BUFFER,
+    CQE_MORE,
+    OP_READ_MULTISHOT,
+    REGISTER_EVENTFD,
+    SQE_BUFFER_SELECT,
+    SQE_CQE_SKIP_SUCCESS,
+    SUBMISSIONS,
+    Buffers,
+    Ring,
+    SYS_io_uring_register,
+    load,
+    store,
+    syscall,
+    whole_sqe,
 )
-
-cdef extern from "../include/liburing.h" nogil:
-    # the same struct as python-liburing's, with fields that it leaves out
-    struct whole_sqe "io_uring_sqe":
-        uint8_t opcode
-        uint16_t buf_group
-
-cdef extern from "<unistd.h>" nogil:
-    long syscall(long number, ...)
-
-cdef extern from "<sys/syscall.h>" nogil:
-    enum:
-        SYS_io_uring_setup
-        SYS_io_uring_enter
-        SYS_io_uring_register
-
-cdef extern from *:
-    """
-    #define TS_LOAD(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
-    #define TS_STORE(at, value) __atomic_store_n(at, value, __ATOMIC_RELEASE)
-    """
-    uint32_t load "TS_LOAD"(const uint32_t* at) noexcept nogil
-    void store "TS_STORE"(uint32_t* at, uint32_t value) noexcept nogil
+from ts4nsnet.uring.system cimport MSG_DONTWAIT, POLLIN, POLLOUT, cmsghdr, iovec, msghdr, read, sockaddr_in6
 
 cdef enum:
-    # <linux/io_uring.h>; some are newer than python-liburing's header
-    SETUP_CQSIZE = 8
-    SETUP_SUBMIT_ALL = 0x80
-    SETUP_COOP_TASKRUN = 0x100
-    SETUP_SINGLE_ISSUER = 0x1000
-    SETUP_DEFER_TASKRUN = 0x2000
-    FEAT_SINGLE_MMAP = 1
-    OFF_SQES = 0x10000000
-    ENTER_GETEVENTS = 1
-    ENTER_EXT_ARG = 8
-    ENTER_REGISTERED_RING = 16
-    REGISTER_EVENTFD = 4
-    REGISTER_RING_FDS = 20
-    REGISTER_PBUF_RING = 22
-    OP_READ_MULTISHOT = 49
-    SQE_BUFFER_SELECT = 0x20
-    SQE_CQE_SKIP_SUCCESS = 0x40
-    CQE_BUFFER = 1
-    CQE_MORE = 2
-
-    SUBMISSIONS = 256
-    COMPLETIONS = 1024
     PIECES = 8192
     # ours: 1 MiB each, in use when there is much to do. What is read ahead waits here instead of in the kernel, and the
     # other direction waits for it; 8, 16 and 32 were equally fast
@@ -143,175 +88,9 @@ cdef enum:
     SENT = 5
     WRITTEN = 6
 
-cdef struct Wait:
-    # io_uring_getevents_arg
-    uint64_t sigmask
-    uint32_t sigmask_size
-    uint32_t min_wait_usec
-    uint64_t time
-
-cdef struct KernelTime:
-    int64_t seconds
-    int64_t nanoseconds
-
-cdef struct RingFd:
-    # io_uring_rsrc_update
-    uint32_t offset
-    uint32_t unused
-    uint64_t fd
-
 cdef struct Held:
     uint16_t buffer
     uint32_t size
-
-
-cdef class Buffers:
-    """A ring of buffers from which the kernel takes one for each frame or train."""
-
-    cdef __io_uring_buf_ring* ring
-    cdef uint8_t* memory
-    cdef uint32_t count
-    cdef size_t size
-    cdef uint16_t group
-
-    def __cinit__(self, int fd, uint16_t group, uint32_t count, size_t size):
-        cdef __io_uring_buf_reg request
-        cdef uint16_t number
-        self.count, self.size, self.group = count, size, group
-        self.ring = <__io_uring_buf_ring*>anonymous(count * 16)
-        self.memory = <uint8_t*>anonymous(count * size)
-        memset(&request, 0, sizeof(request))
-        request.ring_addr = <uint64_t><uintptr_t>self.ring
-        request.ring_entries = count
-        request.bgid = group
-        if syscall(SYS_io_uring_register, fd, REGISTER_PBUF_RING, &request, 1) < 0:
-            raise OSError(errno, f"io_uring: a buffer ring: {os.strerror(errno)}")
-        __io_uring_buf_ring_init(self.ring)
-        for number in range(count):
-            self.give(number)
-
-    def __dealloc__(self):
-        if self.ring is not NULL:
-            munmap(self.ring, self.count * 16)
-        if self.memory is not NULL:
-            munmap(self.memory, self.count * self.size)
-
-    cdef uint8_t* at(self, uint16_t number) noexcept:
-        return self.memory + number * self.size
-
-    cdef void give(self, uint16_t number) noexcept:
-        """Let the kernel have a buffer (again)."""
-        __io_uring_buf_ring_add(self.ring, self.at(number), <unsigned int>self.size, number, self.count - 1, 0)
-        __io_uring_buf_ring_advance(self.ring, 1)
-
-
-cdef void* anonymous(size_t size) except NULL:
-    cdef void* made = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if made == MAP_FAILED:
-        raise MemoryError
-    return made
-
-
-cdef class Ring:
-    """The two queues that are shared with the kernel."""
-
-    cdef int fd
-    cdef uint8_t* queues
-    cdef size_t queues_size
-    cdef uint8_t* entries       # submissions
-    cdef uint32_t* sq_head
-    cdef uint32_t* sq_tail
-    cdef uint32_t sq_mask
-    cdef uint32_t* cq_head
-    cdef uint32_t* cq_tail
-    cdef uint32_t cq_mask
-    cdef __io_uring_cqe* completions
-    cdef int registered         # its number for enter, -1 if it has none
-
-    def __cinit__(self):
-        cdef __io_uring_params params
-        cdef RingFd update
-        cdef uint32_t number
-        cdef uint32_t* array
-        self.fd = self.registered = -1
-        memset(&params, 0, sizeof(params))
-        params.flags = SETUP_CQSIZE | SETUP_SUBMIT_ALL | SETUP_COOP_TASKRUN | SETUP_SINGLE_ISSUER | SETUP_DEFER_TASKRUN
-        params.cq_entries = COMPLETIONS
-        self.fd = <int>syscall(SYS_io_uring_setup, SUBMISSIONS, &params)
-        if self.fd < 0 or not params.features & FEAT_SINGLE_MMAP:
-            raise OSError(errno, f"io_uring: {os.strerror(errno)}")
-        self.queues_size = max(
-            <size_t>params.sq_off.array + params.sq_entries * 4,
-            <size_t>params.cq_off.cqes + params.cq_entries * sizeof(__io_uring_cqe),
-        )
-        self.queues = <uint8_t*>self._map(self.queues_size, 0)
-        self.entries = <uint8_t*>self._map(params.sq_entries * 64, OFF_SQES)
-        self.sq_head = <uint32_t*>(self.queues + params.sq_off.head)
-        self.sq_tail = <uint32_t*>(self.queues + params.sq_off.tail)
-        self.sq_mask = params.sq_entries - 1
-        self.cq_head = <uint32_t*>(self.queues + params.cq_off.head)
-        self.cq_tail = <uint32_t*>(self.queues + params.cq_off.tail)
-        self.cq_mask = params.cq_entries - 1
-        self.completions = <__io_uring_cqe*>(self.queues + params.cq_off.cqes)
-        array = <uint32_t*>(self.queues + params.sq_off.array)
-        for number in range(params.sq_entries):
-            array[number] = number
-        update.offset = <uint32_t>-1
-        update.unused = 0
-        update.fd = self.fd
-        if syscall(SYS_io_uring_register, self.fd, REGISTER_RING_FDS, &update, 1) == 1:
-            self.registered = update.offset
-
-    def __dealloc__(self):
-        if self.queues is not NULL:
-            munmap(self.queues, self.queues_size)
-        if self.entries is not NULL:
-            munmap(self.entries, (self.sq_mask + 1) * 64)
-        if self.fd >= 0:
-            os.close(self.fd)
-
-    cdef void* _map(self, size_t size, long offset) except NULL:
-        cdef void* made = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, self.fd, offset)
-        if made == MAP_FAILED:
-            raise OSError(errno, f"io_uring: {os.strerror(errno)}")
-        return made
-
-    cdef uint32_t unsubmitted(self) noexcept:
-        return self.sq_tail[0] - load(self.sq_head)
-
-    cdef __io_uring_sqe* next_entry(self) except NULL:
-        """An entry to be filled; when there is none left, all before it are submitted."""
-        cdef uint32_t place = self.sq_tail[0]
-        cdef __io_uring_sqe* entry
-        if self.unsubmitted() > self.sq_mask:
-            self.enter(0, 0)
-        entry = <__io_uring_sqe*>(self.entries + (place & self.sq_mask) * 64)
-        memset(entry, 0, 64)
-        store(self.sq_tail, place + 1)
-        return entry
-
-    cdef int enter(self, uint32_t wanted, int milliseconds) except -1:
-        """Submit; with `wanted` wait for so many completions, at most `milliseconds` (-1: for ever)."""
-        cdef Wait wait
-        cdef KernelTime time
-        cdef uint32_t flags = 0
-        memset(&wait, 0, sizeof(wait))
-        if wanted or milliseconds:
-            flags = ENTER_GETEVENTS | ENTER_EXT_ARG
-        if milliseconds > 0:
-            time.seconds = milliseconds // 1000
-            time.nanoseconds = milliseconds % 1000 * 1000000
-            wait.time = <uint64_t><uintptr_t>&time
-        cdef int fd = self.fd
-        if self.registered >= 0:
-            fd = self.registered
-            flags |= ENTER_REGISTERED_RING
-        if syscall(SYS_io_uring_enter, fd, self.unsubmitted(), wanted, flags, &wait, sizeof(wait)) < 0:
-            if errno == EINTR:
-                PyErr_CheckSignals()
-            elif errno not in (ETIME, EAGAIN, EBUSY):
-                raise OSError(errno, f"io_uring: {os.strerror(errno)}")
-        return 0
 
 
 cdef class RingPort(Port):
@@ -496,6 +275,11 @@ cdef class RingPort(Port):
                 self._queue(now)
                 self._flush()
         self._queue(now)
+        while self.held_count and not self.blocked:
+            # there was no room for all of them, and nothing else would remind us
+            self._flush()
+            self._take_held(now)
+            self._queue(now)
         if self.pipeline._frames:
             self._write(self.pipeline.frames_to_write())
         if self.tun_error:

@@ -54,6 +54,7 @@ from ts4nsnet.uring.rings cimport (
     REGISTER_EVENTFD,
     SQE_BUFFER_SELECT,
     SQE_CQE_SKIP_SUCCESS,
+    BUFFERS,
     SUBMISSIONS,
     Buffers,
     Ring,
@@ -67,10 +68,6 @@ from ts4nsnet.uring.system cimport MSG_DONTWAIT, POLLIN, POLLOUT, cmsghdr, iovec
 
 cdef enum:
     PIECES = 8192
-    # ours: 1 MiB each, in use when there is much to do. What is read ahead waits here instead of in the kernel, and the
-    # other direction waits for it; 8, 16 and 32 were equally fast
-    TUN_BUFFERS = 16
-    UDP_BUFFERS = 16
     NAME_BYTES = 32
     CONTROL_BYTES = 64
     PAYLOAD_AT = 16 + NAME_BYTES + CONTROL_BYTES
@@ -113,10 +110,10 @@ cdef class RingPort(Port):
     cdef iovec* pool
     cdef uint32_t pool_used
     cdef uint32_t sending_count
-    cdef uint16_t taken[UDP_BUFFERS]    # received buffers in which frames lie
+    cdef uint16_t taken[BUFFERS]    # received buffers in which frames lie
     cdef uint32_t taken_count
     cdef size_t taken_bytes
-    cdef Held held[TUN_BUFFERS]         # frames that wait until the socket has room
+    cdef Held held[BUFFERS]         # frames that wait until the socket has room
     cdef uint32_t held_count
     cdef bint tun_armed
     cdef bint sock_armed
@@ -128,8 +125,8 @@ cdef class RingPort(Port):
     def __init__(self, pipeline, int tun, sock, int control=-1):
         self.control = control
         self.ring = Ring()
-        self.frames = Buffers(self.ring.fd, TUN, TUN_BUFFERS, TUN_BUFFER_BYTES)
-        self.received = Buffers(self.ring.fd, SOCKET, UDP_BUFFERS, UDP_BUFFER_BYTES)
+        self.frames = Buffers(self.ring.fd, TUN, TUN_BUFFER_BYTES)
+        self.received = Buffers(self.ring.fd, SOCKET, UDP_BUFFER_BYTES)
         self.sendings = <Sending*>malloc(SUBMISSIONS * sizeof(Sending))
         self.pool = <iovec*>malloc(PIECES * sizeof(iovec))
         if not self.sendings or not self.pool:
@@ -160,6 +157,9 @@ cdef class RingPort(Port):
     cdef int _arm(self) except -1:
         """Make the requests again that no longer say that more will follow."""
         cdef __io_uring_sqe* entry
+        self.received.lend()
+        if not self.held_count:
+            self.frames.lend()
         if not self.tun_armed and not self.held_count:
             entry = self.ring.next_entry()
             __io_uring_prep_read(entry, self.tun, NULL, 0, 0)
@@ -287,6 +287,7 @@ cdef class RingPort(Port):
         return asked
 
     cdef int _take_frame(self, uint16_t number, uint32_t size, double now) except -1:
+        self.frames.took(size)
         if self.blocked or self.held_count or not self.pipeline.has_room():
             self.held[self.held_count].buffer = number
             self.held[self.held_count].size = size
@@ -315,6 +316,7 @@ cdef class RingPort(Port):
         cdef const cmsghdr* control = <const cmsghdr*>(at + 16 + NAME_BYTES)
         cdef uint8_t endpoint[32]
         cdef uint32_t segment = 0
+        self.received.took(size)
         self.taken[self.taken_count] = number
         self.taken_count += 1
         if size < PAYLOAD_AT:

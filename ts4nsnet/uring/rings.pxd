@@ -44,18 +44,23 @@ cdef enum:
     CQE_MORE = 2
 
     SUBMISSIONS = 256
+    BUFFERS = 64
 
 
 @cython.final
 cdef class Buffers:
     cdef __io_uring_buf_ring* ring
     cdef uint8_t* memory
-    cdef uint32_t count
     cdef size_t size
-    cdef uint16_t group
+    cdef uint16_t free[BUFFERS]     # a stack
+    cdef uint32_t free_count
+    cdef uint32_t lent              # which the kernel has
+    cdef size_t largest             # of what came since `lend`
 
     cdef uint8_t* at(self, uint16_t number) noexcept
+    cdef void took(self, size_t size) noexcept
     cdef void give(self, uint16_t number) noexcept
+    cdef void lend(self) noexcept
 
 
 @cython.final

@@ -56,6 +56,8 @@ cdef enum:
     REGISTER_PBUF_RING = 22
 
     COMPLETIONS = 1024
+    AHEAD_BYTES = 256 << 10  # ours
+    FEWEST = 4
 
 cdef struct Wait:
     # io_uring_getevents_arg
@@ -76,37 +78,67 @@ cdef struct RingFd:
 
 
 cdef class Buffers:
-    """A ring of buffers from which the kernel takes one for each frame or train."""
+    """Buffers of which the kernel takes one for each frame or train, in a ring of those that it may take.
 
-    def __cinit__(self, int fd, uint16_t group, uint32_t count, size_t size):
+    It gets as many as hold AHEAD_BYTES, by the largest thing that came last: of small packets so many that a batch is
+    worth its cost; of large frames few, which are still in the cache when they are dealt with, while the other
+    direction does not wait for long. Those used last go first.
+    """
+
+    def __cinit__(self, int fd, uint16_t group, size_t size):
         cdef __io_uring_buf_reg request
         cdef uint16_t number
-        self.count, self.size, self.group = count, size, group
-        self.ring = <__io_uring_buf_ring*>anonymous(count * 16)
-        self.memory = <uint8_t*>anonymous(count * size)
+        self.size = size
+        self.ring = <__io_uring_buf_ring*>anonymous(BUFFERS * 16)
+        self.memory = <uint8_t*>anonymous(BUFFERS * size)
         memset(&request, 0, sizeof(request))
         request.ring_addr = <uint64_t><uintptr_t>self.ring
-        request.ring_entries = count
+        request.ring_entries = BUFFERS
         request.bgid = group
         if syscall(SYS_io_uring_register, fd, REGISTER_PBUF_RING, &request, 1) < 0:
             raise OSError(errno, f"io_uring: a buffer ring: {os.strerror(errno)}")
         __io_uring_buf_ring_init(self.ring)
-        for number in range(count):
+        for number in range(BUFFERS):
             self.give(number)
 
     def __dealloc__(self):
         if self.ring is not NULL:
-            munmap(self.ring, self.count * 16)
+            munmap(self.ring, BUFFERS * 16)
         if self.memory is not NULL:
-            munmap(self.memory, self.count * self.size)
+            munmap(self.memory, BUFFERS * self.size)
 
     cdef uint8_t* at(self, uint16_t number) noexcept:
         return self.memory + number * self.size
 
+    cdef void took(self, size_t size) noexcept:
+        """The kernel has used a buffer, for so many bytes."""
+        self.lent -= 1
+        if size > self.largest:
+            self.largest = size
+
     cdef void give(self, uint16_t number) noexcept:
-        """Let the kernel have a buffer (again)."""
-        __io_uring_buf_ring_add(self.ring, self.at(number), <unsigned int>self.size, number, self.count - 1, 0)
-        __io_uring_buf_ring_advance(self.ring, 1)
+        """Take a buffer back."""
+        self.free[self.free_count] = number
+        self.free_count += 1
+
+    cdef void lend(self) noexcept:
+        """Let the kernel have as many as it should."""
+        cdef uint32_t wanted = FEWEST
+        cdef uint32_t added = 0
+        cdef uint16_t number
+        if self.largest * FEWEST < AHEAD_BYTES:
+            wanted = BUFFERS if self.largest * BUFFERS <= AHEAD_BYTES else <uint32_t>(AHEAD_BYTES // self.largest)
+        while self.lent + added < wanted and self.free_count:
+            self.free_count -= 1
+            number = self.free[self.free_count]
+            __io_uring_buf_ring_add(
+                self.ring, self.at(number), <unsigned int>self.size, number, BUFFERS - 1, <int>added
+            )
+            added += 1
+        if added:
+            __io_uring_buf_ring_advance(self.ring, <int>added)
+            self.lent += added
+            self.largest = 0
 
 
 cdef void* anonymous(size_t size) except NULL:

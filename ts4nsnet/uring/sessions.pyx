@@ -200,7 +200,7 @@ cdef class Sessions:
     def __init__(self, memory, *, roaming=True):
         cdef PeerRecord* peer
         cdef uint32_t number
-        for number in range(self.peers):
+        for number in range(memory.entered):
             peer = self.record(number)
             if peer.generation or peer.previous or peer.current or peer.next:
                 self._adopt(number)

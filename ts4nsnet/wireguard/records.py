@@ -8,8 +8,9 @@ not in objects but in one buffer (a memfd's mapping, or a bytearray where one pr
     │ header │ peer 0   │ peer 1   │     │ keypair 0·0 │ keypair 0·1 │ keypair 0·2 │ keypair 1·0 │     │
     └────────┴──────────┴──────────┴─ … ─┴─────────────┴─────────────┴─────────────┴─────────────┴─ … ─┘
 
-A peer has room for three keypairs (previous, current, next); which is which stands in the peer's record. Pages of
-peers that never had a session are never touched, so room for many peers costs address space only.
+A peer has room for three keypairs (previous, current, next); which is which stands in the peer's record. The header
+says how many records have been used so far (`entered`). Those behind are never touched, not even to be read, which
+would make the kernel give them a page: so room for many peers costs address space only.
 
 Each field has one writer: the *node* (`Device`) or the *table* (`SessionTable`, in the worker or in the node). The
 generation word publishes a record: 0 while it is empty or being written, and another value after each time, so a reader
@@ -133,9 +134,11 @@ KEYPAIRS_PER_PEER = 3
 NOWHERE: Endpoint = bytes(ENDPOINT_BYTES)
 
 MAGIC = b"ts4nsnet"
-VERSION = 1
+VERSION = 2
 _HEADER = Struct("<8sII")  # magic, version, peers
 _SEED_AT, SEED_BYTES = 16, 32
+_ENTERED = Struct("<I")
+_ENTERED_AT = 48
 _HEADER_BYTES = 64
 
 # what a compiled twin must agree with: (name, struct format, offset) of every field
@@ -182,9 +185,19 @@ class SessionMemory:
         return seed
 
     @property
+    def entered(self) -> int:
+        """How many of the first records may have been used; the node says so, before it uses one."""
+        number: int = _ENTERED.unpack_from(self.buffer, _ENTERED_AT)[0]
+        return number
+
+    @entered.setter
+    def entered(self, number: int) -> None:
+        _ENTERED.pack_into(self.buffer, _ENTERED_AT, number)
+
+    @property
     def is_used(self) -> bool:
         """Whether there is a peer's record: an earlier device's, if the present one has none yet."""
-        return any(self.peer(number).generation for number in range(self.peers))
+        return any(self.peer(number).generation for number in range(self.entered))
 
     def peer(self, number: int) -> PeerRecord:
         """The record of peer `number`, empty or not."""

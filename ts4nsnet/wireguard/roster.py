@@ -30,7 +30,7 @@ class Roster:
         self._unused: deque[int] = deque()  # the longest unused first: late facts of a removed peer meet nobody
         self._left_over: dict[bytes, int] = {}  # public key → number, of an earlier device's peers
         self._timestamps: dict[bytes, bytes] = {}  # public key → greatest timestamp, of removed peers
-        for number in range(memory.peers):
+        for number in range(memory.entered):
             record = memory.peer(number)
             if record.generation:
                 self._left_over[record.public_key] = number
@@ -43,9 +43,7 @@ class Roster:
         number = self._left_over.pop(public_key.raw, None)
         if number is not None:
             return number
-        if not self._unused:
-            raise WireGuardError(f"peer {public_key}: there is room for {self._memory.peers} peers, all of it taken")
-        number = self._unused.popleft()
+        number = self._free_number(public_key)
         record = self._memory.peer(number)
         record.erase()
         record.public_key = public_key.raw
@@ -53,6 +51,15 @@ class Roster:
         self._generation += 1
         record.generation = self._generation
         return number
+
+    def _free_number(self, public_key: PublicKey) -> int:
+        number = self._memory.entered
+        if number < self._memory.peers:
+            self._memory.entered = number + 1
+            return number
+        if not self._unused:
+            raise WireGuardError(f"peer {public_key}: there is room for {self._memory.peers} peers, all of it taken")
+        return self._unused.popleft()
 
     def leave(self, number: int) -> None:
         """The peer is no more; its number will be given to another one."""

@@ -166,7 +166,7 @@ class SessionTable:
         self._sealed = 0
         self._opened = 0
         self._generation = 0
-        for number in range(memory.peers):
+        for number in range(memory.entered):
             peer = memory.peer(number)
             if peer.generation or peer.previous or peer.current or peer.next:
                 self._adopt(number, peer)

@@ -1069,6 +1069,7 @@ def test_a_new_process_numbers_peers_as_before_and_knows_where_they_are() -> Non
 def test_a_new_process_does_not_give_away_indices_in_use() -> None:
     pair = Pair()
     memory = SessionMemory(bytearray(SessionMemory.size(2)))
+    memory.entered = 1
     record, keypair = memory.peer(0), memory.keypair(0, 1)
     record.public_key, record.generation, record.current = pair.bob.key.public.raw, 1, 1
     keypair.generation, keypair.local_index, keypair.created_at = 1, 0, at(0)

@@ -57,8 +57,8 @@ KEYPAIR_LAYOUT = (
 )
 
 
-def test_the_layout_is_what_version_1_says() -> None:
-    assert VERSION == 1
+def test_the_layout_is_what_version_2_says() -> None:
+    assert VERSION == 2
     assert RECORD == {"peer": PEER_LAYOUT, "keypair": KEYPAIR_LAYOUT}
     assert (PeerRecord.SIZE, KeypairRecord.SIZE) == (192, 1152)
 
@@ -89,6 +89,17 @@ def test_a_fresh_buffer_gets_a_header_and_holds_as_many_peers_as_it_has_room_for
     assert memory.peers == 5
     assert buffer[:16] == MAGIC + VERSION.to_bytes(4, "little") + (5).to_bytes(4, "little")
     assert SessionMemory(buffer).peers == 5
+
+
+def test_how_many_were_used_stands_in_the_header() -> None:
+    buffer = bytearray(SessionMemory.size(5))
+    SessionMemory(buffer).entered = 3
+    memory = SessionMemory(buffer)
+    assert memory.entered == int.from_bytes(buffer[48:52], "little") == 3
+    memory.peer(3).generation = 1
+    assert not memory.is_used  # nobody looks behind them
+    memory.peer(2).generation = 1
+    assert memory.is_used
 
 
 def test_records_lie_side_by_side() -> None:
@@ -124,7 +135,7 @@ def test_values_come_back_and_erase_makes_all_of_them_zero() -> None:
     ("at", "value", "wrong"),
     [
         (0, b"other!!!", "another magic"),
-        (8, (2).to_bytes(4, "little"), "another version"),
+        (8, (VERSION + 1).to_bytes(4, "little"), "another version"),
         (12, (6).to_bytes(4, "little"), "more peers than room"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

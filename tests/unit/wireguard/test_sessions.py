@@ -38,6 +38,7 @@ class End:
 
     def __post_init__(self) -> None:
         self.memory = SessionMemory(self.buffer)
+        self.memory.entered = self.memory.peers  # as a device would have said
         self.memory.peer(PEER).generation = 1
         self.adopt()
 

@@ -57,8 +57,9 @@ test-long: check $(if $(GO),build/tsnet)
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/system tests/interop
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/host
 
+# few tunnels and scenarios, once; perf/README.md says what else there is
 bench: install
-	$(BIN)/python -m perf
+	@$(BIN)/python -m perf --quick
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Netmaps of many peers: time and memory of the first message, and what a change of one peer costs.
 
-    python -m perf netmap
+    python -m perf.netmap
 
 The peers are like those that a server sends: random keys, about 790 bytes of JSON each. One process writes the message
 to a file, and another reads it, so that only that is measured. Memory is resident memory of the process: at its peak,
@@ -153,3 +153,7 @@ def memory(kind: str) -> float:
         if line.startswith(kind):
             return int(line.split()[1]) / 1024
     raise LookupError(kind)
+
+
+if __name__ == "__main__":
+    main()

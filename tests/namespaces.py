@@ -60,7 +60,7 @@ def enter(config: pytest.Config) -> None:
     Raises Unavailable where that is impossible; with CI=true pytest.UsageError, as nobody reads what CI skips.
     """
     if inside():
-        _furnish()
+        furnish()
         return
     _try_out()
     capture = config.pluginmanager.getplugin("capturemanager")
@@ -81,7 +81,8 @@ def _user_namespace() -> str:
     return os.readlink("/proc/self/ns/user")
 
 
-def _furnish() -> None:
+def furnish() -> None:
+    """Give new namespaces an empty /run and a loopback, and let this process, the first in them, end on signals."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     # the kernel drops signals that process 1 has no handler for; end as on Ctrl-C

@@ -35,7 +35,7 @@ from typing import Any, Self
 
 import pytest
 
-from tests.processes import Process
+from tests.processes import Namespace, Process
 from tests.topology import Container, Host, Router, Topology
 
 Json = dict[str, Any]
@@ -47,7 +47,7 @@ TIME_LIMIT = 30.0  # seconds; more than the programs take to say that they are l
 SUFFIX = "lab.internal"
 
 
-def ping(box: Container, address: str, within: float) -> None:
+def ping(box: Namespace, address: str, within: float) -> None:
     """Get an answer from there, within so many seconds; a refusal, as of who is not known yet, is none."""
     until = now() + within
     while True:

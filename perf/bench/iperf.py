@@ -16,10 +16,11 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Transfer:
-    """What the receiver saw."""
+    """What the receiver saw; and how often the sender had to repeat."""
 
     received_bytes: int
     seconds: float
+    retransmits: int
 
     @property
     def megabits(self) -> float:
@@ -35,8 +36,8 @@ def parse(report: str) -> Transfer:
         raise Failed(f"iperf3 says no JSON, but {report.strip()[:200]!r}") from None
     if "error" in said:
         raise Failed(f"iperf3: {said['error']}")
-    received = said["end"]["sum_received"]
-    return Transfer(received["bytes"], received["seconds"])
+    sent, received = said["end"]["sum_sent"], said["end"]["sum_received"]
+    return Transfer(received["bytes"], received["seconds"], sent["retransmits"])
 
 
 class Running:

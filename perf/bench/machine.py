@@ -26,8 +26,9 @@ def facts() -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("ts4nsnet", "cryptography")},
-        **{name: _first_line(name, *words) for name, words in VERSIONS.items() if shutil.which(name)},
+        "ts4nsnet": f"{version('ts4nsnet')} {_first_line('git', 'describe', '--always', '--dirty')}",
+        "cryptography": version("cryptography"),
+        **{name: said for name, words in VERSIONS.items() if (said := _first_line(name, *words))},
     }
 
 
@@ -42,5 +43,8 @@ def _processor() -> str:
 
 
 def _first_line(*command: str) -> str:
+    # of what a program says; nothing if it is not installed
+    if not shutil.which(command[0]):
+        return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     return ((done.stdout or done.stderr).strip().splitlines() or ["?"])[0]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perf.bench.results import Results
+from perf.bench.table import number
 
 COLUMNS = 3
 PANEL = (5.0, 2.6)  # inches
@@ -43,8 +44,10 @@ def plot(results: Results, title: Callable[[str], str], path: Path) -> None:
             [summary.most - summary.median for summary in bars.values()],
         ]
         axes = figure.add_subplot(rows, COLUMNS, position)
-        axes.barh(list(bars), medians, xerr=spread, color="tab:blue", ecolor="black", capsize=2)
+        drawn = axes.barh(list(bars), medians, xerr=spread, color="tab:blue", ecolor="black", capsize=2)
+        axes.bar_label(drawn, [number(median) for median in medians], padding=4, fontsize="small")
+        axes.margins(x=0.2)  # for the labels
         axes.invert_yaxis()
         axes.set_xlabel(name)
-        axes.set_title(title(scenario), fontsize="small")
+        axes.set_title(title(scenario), fontsize="small", wrap=True)
     figure.savefig(path, dpi=120)

@@ -38,6 +38,14 @@ def switches(status: str) -> int:
     return int(found[1])
 
 
+Wakeups = dict[str, int]  # of each thread so far
+
+
+def woken(before: Wakeups, after: Wakeups) -> int:
+    """How often since; of threads that have ended meanwhile nobody knows."""
+    return sum(count - before.get(thread, 0) for thread, count in after.items())
+
+
 @dataclass(frozen=True)
 class End:
     """The processes of one end: `root` and its descendants; `worker` says which of them carries the packets."""
@@ -57,13 +65,13 @@ class End:
         """PSS of the worker alone."""
         return _memory_mb([self.worker()])
 
-    def wakeups(self) -> int:
-        """Of all their threads so far."""
-        return sum(map(_wakeups, self._pids()))
+    def wakeups(self) -> Wakeups:
+        """Of all their threads."""
+        return _wakeups(self._pids())
 
-    def worker_wakeups(self) -> int:
-        """Of the worker's threads so far."""
-        return _wakeups(self.worker())
+    def worker_wakeups(self) -> Wakeups:
+        """Of the worker's threads."""
+        return _wakeups([self.worker()])
 
     def _pids(self) -> list[int]:
         found, unseen = [], [self.root]
@@ -79,8 +87,9 @@ def _memory_mb(pids: Iterable[int]) -> float:
     return sum(map(pss_kib, _texts(pids, "smaps_rollup"))) / 1000 * 1.024
 
 
-def _wakeups(pid: int) -> int:
-    return sum(map(switches, _texts(_threads(pid), "status")))
+def _wakeups(pids: Iterable[int]) -> Wakeups:
+    threads = [thread for pid in pids for thread in _threads(pid)]
+    return {thread: switches(status) for thread in threads for status in _texts([thread], "status")}
 
 
 def _threads(pid: int) -> list[str]:

@@ -15,13 +15,13 @@ from functools import partial
 from statistics import median
 
 from perf.bench import iperf, traffic
+from perf.bench.processes import woken
 from perf.bench.sites import DIRECT, ONE_HOST, RELAYED, WIDE, Pair, Way
 
 Figures = dict[str, float]
 Measure = Callable[[Pair, float], Figures]
 
 PORT = 5000
-WINDOW = 512  # datagrams; about what a TUN queues
 PING_INTERVALS = (0.01, 0.1)  # seconds
 LOADED_PING_INTERVAL = 0.02
 MAX_PINGS = 50
@@ -43,7 +43,8 @@ def tcp(pair: Pair, seconds: float, options: Sequence[str] = ()) -> Figures:
     """A transfer by iperf3, with these options of its."""
     before = _cpu_times(pair)
     transfer = iperf.start(pair.client, pair.server, pair.address, seconds, *options).end()
-    return {"Mbit/s": transfer.megabits} | _cpu(pair, before, transfer.received_bytes / 1e9, "s/GB")
+    cpu = _cpu(pair, before, transfer.received_bytes / 1e9, "s/GB")
+    return {"Mbit/s": transfer.megabits, **cpu, "retransmits": transfer.retransmits}
 
 
 def vxlan(pair: Pair, seconds: float) -> Figures:
@@ -73,17 +74,15 @@ def _address_towards(pair: Pair) -> str:
 # --- datagrams --------------------------------------------------------------------------------------------------------
 
 
-def udp(pair: Pair, seconds: float, *, size: int, window: int = WINDOW, gso: bool = False) -> Figures:
-    """Datagrams by perf.bench.traffic."""
+def udp(pair: Pair, seconds: float, *, size: int, options: Sequence[str] = ()) -> Figures:
+    """Datagrams by perf.bench.traffic, with these options of its source."""
     program = (sys.executable, "-m", "perf.bench.traffic")
-    numbers = (pair.address, str(PORT), str(size), str(window))
+    numbers = (pair.address, str(PORT), str(size))
     sink = pair.server.start(*program, "sink", *numbers)
     try:
         sink.wait_for(traffic.READY)
         before = _cpu_times(pair)
-        done = pair.client.run(
-            *program, "source", *numbers, str(seconds), *["--gso"] * gso, timeout=seconds + iperf.END_TIME
-        )
+        done = pair.client.run(*program, "source", *numbers, str(seconds), *options, timeout=seconds + iperf.END_TIME)
         sent: int = json.loads(done.stdout)["sent"]
         arrived = json.loads(sink.wait_for("received", traffic.BEGIN_TIME + iperf.END_TIME))
     finally:
@@ -142,29 +141,37 @@ def _ping(pair: Pair, interval: float, seconds: float) -> list[float]:
 def idle(pair: Pair, seconds: float) -> Figures:
     """Memory, and wake-ups for so many seconds without any traffic; of the end that has more."""
     time.sleep(SETTLING_TIME)
-    figures = {
-        "PSS MB": max(end.memory_mb() for end in pair.ends),
-        "worker's": max(end.worker_memory_mb() for end in pair.ends),
-    }
+    whole, worker = _memory(pair)
     before = [(end.wakeups(), end.worker_wakeups()) for end in pair.ends]
     time.sleep(seconds)
     after = [(end.wakeups(), end.worker_wakeups()) for end in pair.ends]
-    rates = [[(b - a) / seconds for a, b in zip(*each, strict=True)] for each in zip(before, after, strict=True)]
-    every, worker = (max(column) for column in zip(*rates, strict=True))
-    return figures | {"wake-ups/s": every, "worker's wake-ups/s": worker}
+    rates = [[woken(*each) / seconds for each in zip(*both, strict=True)] for both in zip(before, after, strict=True)]
+    every, workers = (max(column) for column in zip(*rates, strict=True))
+    return {"MB": whole, "worker's MB": worker, "wake-ups/s": every, "worker's wake-ups/s": workers}
 
 
 def soak(pair: Pair, seconds: float) -> Figures:
-    """A TCP transfer, for long: memory once it is at its rate, at its end, and at most."""
+    """A TCP transfer, for long: memory (PSS) at its end against its begin, and at most."""
     transfer = iperf.start(pair.client, pair.server, pair.address, seconds)
     time.sleep(RAMP_TIME)
     samples = []
     for _ in range(SAMPLES):
         time.sleep((seconds - 2 * RAMP_TIME) / SAMPLES)
-        samples.append(max(end.memory_mb() for end in pair.ends))
+        samples.append(_memory(pair))
     megabits = transfer.end().megabits
-    growth = samples[-1] - samples[0]
-    return {"growth MB": growth, "PSS MB first": samples[0], "PSS MB most": max(samples), "Mbit/s": megabits}
+    whole, worker = zip(*samples, strict=True)
+    return {
+        "growth MB": whole[-1] - whole[0],
+        "worker's growth MB": worker[-1] - worker[0],
+        "most MB": max(whole),
+        "worker's most MB": max(worker),
+        "Mbit/s": megabits,
+    }
+
+
+def _memory(pair: Pair) -> tuple[float, float]:
+    # of a whole end and of its worker, where they are more
+    return max(end.memory_mb() for end in pair.ends), max(end.worker_memory_mb() for end in pair.ends)
 
 
 def _cpu_times(pair: Pair) -> list[float]:
@@ -201,8 +208,12 @@ SCENARIOS = {
     "tcp-4": Scenario("TCP, four flows", partial(tcp, options=["--parallel", "4"])),
     "udp-64": Scenario("datagrams of 64 bytes, one per TUN read", partial(udp, size=64)),
     "udp-1200": Scenario("datagrams of 1200 bytes, one per TUN read (QUIC without GSO)", partial(udp, size=1200)),
-    "udp-gso": Scenario("datagrams of 1200 bytes, many a message (QUIC with GSO)", partial(udp, size=1200, gso=True)),
-    "udp-flood": Scenario("datagrams of 64 bytes, as many as the source can make", partial(udp, size=64, window=0)),
+    "udp-gso": Scenario(
+        "datagrams of 1200 bytes, many a message (QUIC with GSO)", partial(udp, size=1200, options=["--gso"])
+    ),
+    "udp-flood": Scenario(
+        "datagrams of 64 bytes, as many as the source can make", partial(udp, size=64, options=["--flood"])
+    ),
     "vxlan": Scenario("TCP in a VXLAN inside, one packet per TUN read", vxlan, needs_both=True),
     "ping-idle": Scenario("ping, nothing else", ping_idle),
     "ping-loaded": Scenario("ping beside one TCP flow", ping_loaded),

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Datagrams, as many as the way between two containers carries: a source and a sink, each a process of its own.
 
-    python -m perf.bench.traffic sink 100.64.0.2 5000 64 512
-    python -m perf.bench.traffic source 100.64.0.2 5000 64 512 2.0
+    python -m perf.bench.traffic sink 100.64.0.2 5000 64
+    python -m perf.bench.traffic source 100.64.0.2 5000 64 2.0
 
-A TUN does not slow a sender down: it lets go of the socket's memory when it queues a packet, and drops what is too much
-without a word. A source that only sends would thus measure what is left of the processors while it fills them. So this
-one keeps at most a *window* of datagrams on their way, as QUIC does: the sink acknowledges every 32 with the number
-that it expects next. A window's worth without an answer for 50 ms counts as lost. With a window of 0 the source only
-sends; that is a flood, and shows what overload costs.
+The source keeps a window of datagrams on their way (perf.bench.window says why); the sink acknowledges every 32 with
+the number that it expects next and how many it has. With `--flood` the source only sends; that shows what overload
+costs.
 
 Without `--gso` each datagram is one of its own down to the TUN, which hands it out in a read of its own: the traffic of
 QUIC libraries without UDP_SEGMENT, of VXLAN, of games and telephones. With it, the kernel cuts them out of messages
@@ -24,22 +22,24 @@ from socket import AF_INET, MSG_PEEK, SO_RCVBUF, SO_RCVTIMEO, SOCK_DGRAM, SOL_SO
 from time import monotonic
 
 from perf.bench.arrivals import Arrivals
-from perf.bench.datagrams import BATCH, NUMBER_BYTES, Train
+from perf.bench.datagrams import BATCH, Train
+from perf.bench.window import Window
 
 READY = "ready"
 ACKNOWLEDGED = 32  # datagrams, for one acknowledgement
-LOST_TIME = 0.05  # seconds without an acknowledgement
+STALL_TIME = 0.05  # seconds without an acknowledgement
 BEGIN_TIME = 15.0  # seconds that a sink waits for the first datagram
 END_TIME = 0.5  # seconds after the last
 RECEIVE_BUFFER = 4 << 20  # bytes; for the time in which the sink does not run
 UDP_SEGMENT = 103  # <linux/udp.h>
 MAX_MESSAGE = 65507  # bytes of a UDP datagram
+_acknowledgement = struct.Struct("=QQ")
 
 
-def source(address: str, port: int, size: int, window: int, seconds: float, *, gso: bool) -> int:
+def source(address: str, port: int, size: int, seconds: float, *, gso: bool = False, floods: bool = False) -> int:
     """Send datagrams for so many seconds; how many."""
-    train, sent, acknowledged = Train(size), 0, 0
-    with _socket(LOST_TIME) as sock:
+    train, window, sent = Train(size), Window(), 0
+    with _socket(STALL_TIME) as sock:
         sock.connect((address, port))
         segments = min(BATCH, MAX_MESSAGE // size)
         if gso:
@@ -49,30 +49,35 @@ def source(address: str, port: int, size: int, window: int, seconds: float, *, g
         while monotonic() < until:
             train.number(sent)
             sent += sock.send(message) // size if gso else train.send(sock.fileno())
-            while window and sent - acknowledged > window - BATCH:
+            while not floods and window.room(sent) < BATCH:
                 try:
-                    acknowledged = max(acknowledged, int.from_bytes(sock.recv(NUMBER_BYTES), sys.byteorder))
+                    expected, received = _acknowledgement.unpack(sock.recv(_acknowledgement.size))
                 except BlockingIOError:
-                    acknowledged = sent
+                    window.stalled(sent)
+                else:
+                    window.acknowledge(expected, received, sent)
     return sent
 
 
-def sink(address: str, port: int, size: int, *, acknowledges: bool) -> tuple[Arrivals, float]:
-    """Receive until nothing comes any more; what came, and the seconds from the first to the last."""
+def sink(address: str, port: int, size: int) -> tuple[Arrivals, float]:
+    """Receive until nothing comes any more, or ever; what came, and the seconds from the first to the last."""
     train, arrivals, unsaid = Train(size), Arrivals(), 0
     with _socket(BEGIN_TIME) as sock:
         sock.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
         sock.bind((address, port))
         print(READY, flush=True)
-        sock.connect(sock.recvfrom(1, MSG_PEEK)[1])
+        try:
+            sock.connect(sock.recvfrom(1, MSG_PEEK)[1])
+        except BlockingIOError:
+            return arrivals, 0.0
         sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _timeval(END_TIME))
         begin = end = monotonic()
         while numbers := train.receive(sock.fileno()):
             arrivals.add(numbers)
             unsaid += len(numbers)
             end = monotonic()
-            if acknowledges and unsaid >= ACKNOWLEDGED:
-                sock.send(arrivals.expected.to_bytes(NUMBER_BYTES, sys.byteorder))
+            if unsaid >= ACKNOWLEDGED:
+                sock.send(_acknowledgement.pack(arrivals.expected, arrivals.received))
                 unsaid = 0
     return arrivals, end - begin
 
@@ -97,15 +102,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("address")
     parser.add_argument("port", type=int)
     parser.add_argument("size", type=int, help="bytes of each datagram, a multiple of eight")
-    parser.add_argument("window", type=int, help="datagrams on their way; 0: a flood")
     parser.add_argument("seconds", type=float, nargs="?", help="of the source")
     parser.add_argument("--gso", action="store_true", help="many datagrams a message")
+    parser.add_argument("--flood", action="store_true", help="without a window")
     options = parser.parse_args(arguments)
     where = (options.address, options.port, options.size)
     if options.end == "source":
-        print(json.dumps({"sent": source(*where, options.window, options.seconds, gso=options.gso)}))
+        sent = source(*where, options.seconds, gso=options.gso, floods=options.flood)
+        print(json.dumps({"sent": sent}))
     else:
-        arrivals, seconds = sink(*where, acknowledges=options.window > 0)
+        arrivals, seconds = sink(*where)
         counts = {"received": arrivals.received, "reordered": arrivals.reordered, "seconds": seconds}
         print(json.dumps(counts), flush=True)
 

@@ -8,7 +8,7 @@ from perf.bench.run import Plan, run
 from perf.bench.scenarios import SCENARIOS
 
 MEASURED = {
-    "tcp-up": ["Mbit/s", "client s/GB", "server s/GB"],
+    "tcp-up": ["Mbit/s", "client s/GB", "server s/GB", "retransmits"],
     "udp-64": ["kpps", "lost %", "reordered %", "client µs/packet", "server µs/packet", "client s/GB", "server s/GB"],
 }
 

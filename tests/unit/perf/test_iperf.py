@@ -11,7 +11,7 @@ REPORT = json.dumps(
     {
         "start": {},
         "end": {
-            "sum_sent": {"seconds": 2.0, "bytes": 600_000_000},
+            "sum_sent": {"seconds": 2.0, "bytes": 600_000_000, "retransmits": 17},
             "sum_received": {"seconds": 2.5, "bytes": 500_000_000, "bits_per_second": 1.6e9},
         },
     }
@@ -19,7 +19,7 @@ REPORT = json.dumps(
 
 
 def test_what_the_receiver_saw() -> None:
-    assert parse(REPORT) == Transfer(500_000_000, 2.5)
+    assert parse(REPORT) == Transfer(500_000_000, 2.5, 17)
     assert parse(REPORT).megabits == pytest.approx(1600)
 
 

@@ -48,5 +48,12 @@ def test_without_the_reference_there_are_no_ratios() -> None:
     ]
 
 
+def test_the_spread_is_that_of_the_first_figure() -> None:
+    results = Results()
+    for value in (1.0, 2.0, 4.0):
+        results.of("ping", "uring").add({"ms": value, "worst ms": value})
+    assert table(results, "wireguard-go", str).splitlines()[2] == "uring  2.00 (1.00–4.00)      2.00"
+
+
 def test_facts() -> None:
     assert facts({"kernel": "6.1", "processors": "2"}) == "kernel      6.1\nprocessors  2"

@@ -36,11 +36,11 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of one second, few of both; under a minute")
     names = ", ".join(KINDS)
     parser.add_argument(
-        "--contenders", nargs="+", type=_contender, metavar="NAME[@MTU]", help=f"of {names}; default: what is installed"
+        "--contenders", nargs="+", type=contender, metavar="NAME[@MTU]", help=f"of {names}; default: what is installed"
     )
     parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
-    parser.add_argument("--rounds", type=_positive, help="default: 5")
-    parser.add_argument("--time", type=_positive, help="seconds of each measurement; default: 2")
+    parser.add_argument("--rounds", type=positive, help="default: 5")
+    parser.add_argument("--time", type=positive, help="seconds of each measurement; default: 2")
     parser.add_argument("--programs", type=Path, metavar="FOLDER", help="where programs are looked for first")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write a picture of it (needs matplotlib)")
@@ -48,14 +48,16 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _contender(name: str) -> Contender:
+def contender(name: str) -> Contender:
+    """An argument that names one."""
     try:
         return parse(name)
     except Unknown as why:
         raise argparse.ArgumentTypeError(str(why)) from None
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argument that is a whole number."""
     if not (text.isascii() and text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is no number; expected 1 or more")
     return int(text)
@@ -80,9 +82,9 @@ def title(scenario: str) -> str:
 
 def what_is_missing(options: argparse.Namespace) -> str:
     """Why it cannot be done; empty: it can."""
-    for contender in plan(options).contenders:
-        if contender.missing:
-            return f"{contender.name} needs {', '.join(contender.missing)}: install it, or give its --programs FOLDER"
+    for each in plan(options).contenders:
+        if each.missing:
+            return f"{each.name} needs {', '.join(each.missing)}: install it, or give its --programs FOLDER"
     try:
         if options.plot:
             require()

@@ -159,6 +159,13 @@ class Process:
             raise CommandFailed(self._where, self._command, what, self.output) from None
         return self._popen.returncode
 
+    def said(self, timeout: float = TIME_LIMIT) -> str:
+        """All that it says, once its output has ended; CommandFailed when that takes more than `timeout` seconds."""
+        with self._news:
+            if not self._news.wait_for(lambda: self._ended, timeout):
+                raise CommandFailed(self._where, self._command, f"still there after {timeout} s", *self._lines)
+            return "".join(self._lines)
+
     def send_signal(self, number: int) -> None:
         """Send it a signal; nothing happens when it has ended."""
         self._popen.send_signal(number)

@@ -47,11 +47,12 @@ class Running:
         self._client, self._server, self._seconds = client, server, seconds
 
     def end(self) -> Transfer:
-        """Wait for its end."""
-        self._client.wait(self._seconds + END_TIME)
-        transfer = parse(self._client.output)
-        self._server.wait(END_TIME)
-        return transfer
+        """Wait for its end; both processes have ended then, come what may."""
+        try:
+            return parse(self._client.said(self._seconds + END_TIME))
+        finally:
+            self._client.close()
+            self._server.close()
 
 
 def start(client: Namespace, server: Namespace, address: str, seconds: float, *options: str) -> Running:

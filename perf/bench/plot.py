@@ -7,7 +7,7 @@ from pathlib import Path
 from perf.bench.results import Results
 from perf.bench.table import number
 
-COLUMNS = 3
+MOST_COLUMNS = 3
 PANEL = (5.0, 2.6)  # inches
 
 
@@ -29,8 +29,9 @@ def plot(results: Results, title: Callable[[str], str], path: Path) -> None:
     from matplotlib.figure import Figure
 
     scenarios = [scenario for scenario in results.series if results.figures(scenario)]
-    rows = -(-len(scenarios) // COLUMNS)
-    figure = Figure(figsize=(COLUMNS * PANEL[0], max(1, rows) * PANEL[1]), layout="constrained")
+    columns = max(1, min(MOST_COLUMNS, len(scenarios)))
+    rows = max(1, -(-len(scenarios) // columns))
+    figure = Figure(figsize=(columns * PANEL[0], rows * PANEL[1]), layout="constrained")
     for position, scenario in enumerate(scenarios, 1):
         name = results.figures(scenario)[0]
         bars = {
@@ -43,7 +44,7 @@ def plot(results: Results, title: Callable[[str], str], path: Path) -> None:
             [summary.median - summary.least for summary in bars.values()],
             [summary.most - summary.median for summary in bars.values()],
         ]
-        axes = figure.add_subplot(rows, COLUMNS, position)
+        axes = figure.add_subplot(rows, columns, position)
         drawn = axes.barh(list(bars), medians, xerr=spread, color="tab:blue", ecolor="black", capsize=2)
         axes.bar_label(drawn, [number(median) for median in medians], padding=4, fontsize="small")
         axes.margins(x=0.2)  # for the labels

@@ -38,12 +38,13 @@ def switches(status: str) -> int:
     return int(found[1])
 
 
-Wakeups = dict[str, int]  # of each thread so far
+TICKS = os.sysconf("SC_CLK_TCK")  # a second
+Counts = dict[str, int]  # of each process or thread so far
 
 
-def woken(before: Wakeups, after: Wakeups) -> int:
-    """How often since; of threads that have ended meanwhile nobody knows."""
-    return sum(count - before.get(thread, 0) for thread, count in after.items())
+def grown(before: Counts, after: Counts) -> int:
+    """By how much; of who has ended meanwhile, as netns children do, nobody knows."""
+    return sum(count - before.get(name, 0) for name, count in after.items())
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,28 @@ class End:
     root: int
     worker: Callable[[], int]
 
-    def cpu_time(self) -> float:
-        """What all of them have used so far, seconds."""
-        return sum(map(ticks, _texts(self._pids(), "stat"))) / os.sysconf("SC_CLK_TCK")
+    def cpu(self) -> Counts:
+        """CPU time of all of them, ticks."""
+        return {pid: ticks(stat) for pid in map(str, self.pids()) for stat in _texts([pid], "stat")}
 
     def memory_mb(self) -> float:
         """PSS of all of them."""
-        return _memory_mb(self._pids())
+        return _memory_mb(self.pids())
 
     def worker_memory_mb(self) -> float:
         """PSS of the worker alone."""
         return _memory_mb([self.worker()])
 
-    def wakeups(self) -> Wakeups:
+    def wakeups(self) -> Counts:
         """Of all their threads."""
-        return _wakeups(self._pids())
+        return _wakeups(self.pids())
 
-    def worker_wakeups(self) -> Wakeups:
+    def worker_wakeups(self) -> Counts:
         """Of the worker's threads."""
         return _wakeups([self.worker()])
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """Of all of them."""
         found, unseen = [], [self.root]
         while unseen:
             pid = unseen.pop()
@@ -87,7 +89,7 @@ def _memory_mb(pids: Iterable[int]) -> float:
     return sum(map(pss_kib, _texts(pids, "smaps_rollup"))) / 1000 * 1.024
 
 
-def _wakeups(pids: Iterable[int]) -> Wakeups:
+def _wakeups(pids: Iterable[int]) -> Counts:
     threads = [thread for pid in pids for thread in _threads(pid)]
     return {thread: switches(status) for thread in threads for status in _texts([thread], "status")}
 

@@ -67,14 +67,14 @@ def run(plan: Plan, folder: Path) -> Results:
 
 
 def _alternate(way: Way, plan: Plan, folder: Path, results: Results) -> None:
-    with _topology() as topology:
+    with topology() as made:
         pairs = {}
         for number, contender in enumerate(plan.contenders):
             _say(f"{way.name}: {contender.name}")
             own = folder / str(number)
             own.mkdir(0o700)
             try:
-                pairs[contender.name] = contender.kind.stand(Site(topology, number, way, contender.mtu, own))
+                pairs[contender.name] = contender.kind.stand(Site(made, number, way, contender.mtu, own))
             except ERRORS as error:
                 for name, scenario in plan.scenarios.items():
                     if fits(contender, scenario):
@@ -102,13 +102,14 @@ def _fail(series: Series, error: BaseException) -> None:
 
 
 @contextmanager
-def _topology() -> Iterator[Topology]:
-    topology = Topology()
+def topology() -> Iterator[Topology]:
+    """Networks for the length of the block."""
+    made = Topology()
     try:
-        yield topology
+        yield made
     finally:
         with redirect_stdout(StringIO()):  # what the programs said
-            topology.close()
+            made.close()
 
 
 def _say(text: str) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from statistics import median
 
 from perf.bench import iperf, traffic
-from perf.bench.processes import woken
+from perf.bench.processes import TICKS, Counts, grown
 from perf.bench.sites import DIRECT, ONE_HOST, RELAYED, WIDE, Pair, Way
 
 Figures = dict[str, float]
@@ -145,7 +145,7 @@ def idle(pair: Pair, seconds: float) -> Figures:
     before = [(end.wakeups(), end.worker_wakeups()) for end in pair.ends]
     time.sleep(seconds)
     after = [(end.wakeups(), end.worker_wakeups()) for end in pair.ends]
-    rates = [[woken(*each) / seconds for each in zip(*both, strict=True)] for both in zip(before, after, strict=True)]
+    rates = [[grown(*each) / seconds for each in zip(*both, strict=True)] for both in zip(before, after, strict=True)]
     every, workers = (max(column) for column in zip(*rates, strict=True))
     return {"MB": whole, "worker's MB": worker, "wake-ups/s": every, "worker's wake-ups/s": workers}
 
@@ -174,12 +174,12 @@ def _memory(pair: Pair) -> tuple[float, float]:
     return max(end.memory_mb() for end in pair.ends), max(end.worker_memory_mb() for end in pair.ends)
 
 
-def _cpu_times(pair: Pair) -> list[float]:
-    return [end.cpu_time() for end in pair.ends]
+def _cpu_times(pair: Pair) -> list[Counts]:
+    return [end.cpu() for end in pair.ends]
 
 
-def _cpu(pair: Pair, before: list[float], amount: float, unit: str) -> Figures:
-    spent = [now - then for now, then in zip(_cpu_times(pair), before, strict=True)]
+def _cpu(pair: Pair, before: list[Counts], amount: float, unit: str) -> Figures:
+    spent = [grown(then, now) / TICKS for then, now in zip(before, _cpu_times(pair), strict=True)]
     return {f"{name} {unit}": used / amount for name, used in zip(("client", "server"), spent, strict=False)}
 
 

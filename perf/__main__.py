@@ -67,8 +67,9 @@ def plan(options: argparse.Namespace) -> Plan:
     """What to measure; contenders that were not asked for are left out if their programs are not there."""
     usual = [parse(name) for name in (QUICK_CONTENDERS if options.quick else KINDS)]
     scenarios = options.scenarios or (QUICK if options.quick else USUAL)
+    contenders = options.contenders or [each for each in usual if not each.missing]
     return Plan(
-        options.contenders or [each for each in usual if not each.missing],
+        list(dict.fromkeys(contenders)),
         {name: SCENARIOS[name] for name in scenarios},
         options.rounds or (1 if options.quick else 5),
         options.time or (1 if options.quick else 2),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from perf.bench.ours import START_TIME, own_address, serve_lab
+from perf.bench.ours import PODMANS_MTU, START_TIME, own_address, serve_lab
 from perf.bench.processes import End
 from perf.bench.sites import ADDRESSES, Pair, Site
 from tests.interop import wireguard_peers
@@ -21,14 +21,17 @@ GUEST, GATEWAY = "10.0.2.100", "10.0.2.2"  # pasta's; slirp4netns has them by it
 
 
 def bare(site: Site) -> Pair:
-    """The hosts themselves; on one host, two containers' worth of veth."""
+    """The hosts themselves; on one host, what containers on it would have without a tunnel: two veth and a router."""
     a, b = site.hosts
+    mtu = min(site.mtu or site.way.mtu, site.way.mtu)
     if not site.way.one_host:
+        for end, other in ((a, b), (b, a)):
+            end.ip(f"link set dev {other.name} mtu {mtu}")
         return Pair(a, b, ADDRESSES[1])
     ends = [site.topology.host(f"{end}{site.number}") for end in ("c", "d")]
     router = site.topology.router(f"m{site.number}")
     for number, end in enumerate(ends, 1):
-        site.topology.link(end, f"198.51.{number}.2/24", router, f"198.51.{number}.1/24")
+        site.topology.link(end, f"198.51.{number}.2/24", router, f"198.51.{number}.1/24", mtu=mtu)
     return Pair(ends[0], ends[1], "198.51.2.2")
 
 
@@ -87,6 +90,8 @@ def _daemon(site: Site, host: Host, name: str, told: dict[str, str]) -> Process:
         "TS_LOGS_DIR": str(folder),
         "TS_DEBUG_FIREWALL_MODE": "nftables",
     }
+    if site.mtu:
+        env["TS_DEBUG_MTU"] = str(site.mtu)
     process = host.start(
         *("tailscaled", "--tun=tailscale0", f"--statedir={folder}", f"--socket={folder}/sock"),
         f"--port={TAILSCALE_PORT}",
@@ -107,8 +112,7 @@ def slirp4netns(site: Site) -> Pair:
     """A container; what it connects to is the other host."""
     box = site.topology.container(f"box{site.number}")
     _allow_pings(site.hosts[0])
-    mtu = site.mtu or 65520  # as podman has it
-    words = ("-c", f"--mtu={mtu}", "--netns-type=path", box.netns, "tap0")
+    words = ("-c", f"--mtu={site.mtu or PODMANS_MTU}", "--netns-type=path", box.netns, "tap0")
     process = site.hosts[0].start("slirp4netns", *words)
     return _one_sided(site, box, process)
 

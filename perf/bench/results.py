@@ -51,8 +51,8 @@ class Results:
 
     def figures(self, scenario: str) -> list[str]:
         """The names of a scenario's figures; the first is the one to compare by."""
-        names = (name for series in self.series[scenario].values() for name in series.values)
-        return list(dict.fromkeys(names))
+        by_contender = sorted(self.series[scenario].values(), key=lambda series: len(series.values), reverse=True)
+        return list(dict.fromkeys(name for series in by_contender for name in series.values))
 
     def to_json(self) -> dict[str, Any]:
         """As it is written to files: of every figure all values, the median, the least and the most."""

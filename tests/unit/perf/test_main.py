@@ -23,7 +23,7 @@ def test_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_choice_counts_also_when_it_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    words = "--quick --contenders tailscaled uring@1280 --scenarios soak --rounds 2 --time 600"
+    words = "--quick --contenders tailscaled uring@1280 tailscaled --scenarios soak --rounds 2 --time 600"
     made = plan(arguments(words.split()))
     assert [each.name for each in made.contenders] == ["tailscaled", "uring@1280"]
     assert (list(made.scenarios), made.rounds, made.seconds) == (["soak"], 2, 600)

@@ -38,7 +38,7 @@ class Drop(StrEnum):
     PACKET_TOO_LARGE = "packet too large"  # to send: more than MAX_PACKET_BYTES
     NOT_READY = "not ready"  # to send: the hello is not complete, or the connection is over
     RATE_LIMITED = "rate limited"  # to send: more than the relay said it takes
-    QUEUE_FULL = "queue full"  # to send: the oldest of more packets than may wait for one region
+    QUEUE_FULL = "queue full"  # to send: more waited for a region than may; of whom most did
     NO_REGION = "no region"  # to send: the map has no such region, and no other way to the peer is known
     OFFLINE = "offline"  # to send: no node key, or no network
     REGION_CLOSED = "region closed"  # to send: waited when we gave their region up

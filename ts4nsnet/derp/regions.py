@@ -7,7 +7,9 @@
 
 A *link* is our wish to be connected to a region: `Waiting` for its next try, `Dialling`, or `Up`. The home region has
 one as long as there is a key and a network; any other region gets one when a packet needs it, and loses it after 60 s
-without a packet *to* it (looked at every 15 s). While a link is not up, its packets wait.
+without a packet *to* it (looked at every 15 s). While a link is not up, its packets wait, as they do while the relay
+takes none. They wait by peers, which take turns (`fair`): who is sent much to delays and costs the others nothing.
+Handshakes and disco go before the rest: a path or a session does not come later because there is traffic.
 
 Which way a packet takes: the link to its peer's home region if that is up; else the way on which the peer was last
 heard, if that connection still exists (a peer that found us at our home is answered there, instead of dialling its);
@@ -26,14 +28,13 @@ Source: tailscale's wgengine/magicsock/derp.go, util/backoff; our notes on DERP,
 
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
-from itertools import repeat
 
-from ts4nsnet.derp.client import SEND_OVERHEAD_BYTES, Client
+from ts4nsnet.derp.client import Client
 from ts4nsnet.derp.errors import DerpError, Drop, Malformed
 from ts4nsnet.derp.events import Connected, Disconnected, Event, HealthChanged, HomeLost, PeerGone, Received, Restarting
 from ts4nsnet.derp.hello import Random
 from ts4nsnet.derp.links import (
-    MAX_QUEUED_PACKETS,
+    MAX_QUEUED_BYTES,
     Command,
     Dial,
     Dialling,
@@ -51,7 +52,7 @@ IDLE_TIME = 60.0  # seconds without a packet to a region that is not our home
 IDLE_CHECK_TIME = 15.0  # seconds between looking
 RETRY_STEP_TIME = 0.010  # seconds, times the square of the number of tries
 MAX_RETRY_TIME = 5.0  # seconds
-# ours: of frames in one write, unless one is longer: two TLS records. The reference's relay keeps 32 packets per
+# ours: of packets in one write, unless one is longer: two TLS records. The reference's relay keeps 32 packets per
 # receiver: of trains of 45 it lost 20 % when a train was one write; 24 of a tailnet's largest packets fit in this one
 MAX_WRITE_BYTES = 1 << 15
 # ours: when the queue is half full; what the relay may lose then would be lost here
@@ -143,8 +144,14 @@ class Regions:
 
     # --- packets ------------------------------------------------------------------------------------------------------
 
-    def send(self, peer: PublicKey, region_id: int, packets: Sequence[bytes], now: float) -> None:
-        """Send packets to `peer`, whose home is `region_id` (0: not known); what cannot leave is counted."""
+    def send(
+        self, peer: PublicKey, region_id: int, packets: Sequence[bytes], now: float, *, urgent: bool = False
+    ) -> None:
+        """Send packets to `peer`, whose home is `region_id` (0: not known); what cannot leave is counted.
+
+        Args:
+            urgent: these do not wait behind others: handshakes, disco.
+        """
         if self._key is None or not self._online:
             self._dropped[Drop.OFFLINE] += len(packets)
             return
@@ -153,10 +160,8 @@ class Regions:
             self._dropped[Drop.NO_REGION] += len(packets)
             return
         link.written_at = now
-        link.queue.extend(zip(repeat(peer), packets))
-        while len(link.queue) > MAX_QUEUED_PACKETS:
-            link.queue.popleft()
-            self._dropped[Drop.QUEUE_FULL] += 1
+        queue = link.urgent if urgent else link.queue
+        self._dropped[Drop.QUEUE_FULL] += queue.put(peer, packets)
 
     def next_event(self) -> Event | None:
         """The next thing that happened, or None."""
@@ -225,21 +230,19 @@ class Regions:
         link = self._link_of(connection)
         if link is None or not isinstance(link.state, Up):
             return False
-        return link.state.client.wants_write or (link.state.client.is_ready and bool(link.queue))
+        return link.state.client.wants_write or (link.state.client.is_ready and link.queued_bytes > 0)
 
     def data_to_send(self, connection: int, now: float) -> bytes:
         """What is to leave on this connection with one write; ask again when it has left."""
         link = self._link_of(connection)
         if link is None or not isinstance(link.state, Up):
             return b""
-        client, queue, count, size = link.state.client, link.queue, 0, 0
-        limit = MAX_WRITE_BYTES if len(queue) < MAX_QUEUED_PACKETS // 2 else MAX_FULL_WRITE_BYTES
-        while client.is_ready and queue:
-            size += SEND_OVERHEAD_BYTES + len(queue[0][1])
-            if count and size > limit:
-                break
-            client.send(*queue.popleft(), now)
-            count += 1
+        client, limit = link.state.client, MAX_WRITE_BYTES
+        if link.queue.size > MAX_QUEUED_BYTES // 2:
+            limit = MAX_FULL_WRITE_BYTES
+        if client.is_ready:
+            for peer, packet in link.urgent.take(limit) or link.queue.take(limit):
+                client.send(peer, packet, now)
         return client.data_to_send()
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -359,7 +362,7 @@ class Regions:
     def _drop_link(self, region_id: int) -> None:
         if (link := self._links.pop(region_id, None)) is not None:
             self._part(link)
-            self._dropped[Drop.REGION_CLOSED] += len(link.queue)
+            self._dropped[Drop.REGION_CLOSED] += link.queued_packets
 
     def _drop_links(self) -> None:
         for region_id in list(self._links):
@@ -380,7 +383,8 @@ class Regions:
             health=link.health,
             error=link.error,
             tries=link.tries,
-            queued_packets=len(link.queue),
+            queued_packets=link.queued_packets,
+            queued_bytes=link.queued_bytes,
             last_frame_at=frame_at,
         )
 

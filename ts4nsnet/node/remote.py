@@ -18,7 +18,9 @@ path; an idle node has none and sleeps.
 
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from itertools import groupby
 from math import inf
+from operator import attrgetter
 from typing import NoReturn
 
 import trio
@@ -149,7 +151,8 @@ class RemoteEngine:
 
     def receive(self, trains: Sequence[Train]) -> None:
         """See `Engine`."""
-        self._put(Trains(tuple(trains)))
+        for _, of_one_peer in groupby(trains, attrgetter("endpoint")):
+            self._put(Trains(tuple(of_one_peer)))
         self._flush()
 
     def write(self, packets: Sequence[bytes]) -> None:

@@ -29,6 +29,7 @@ from ts4nsnet.wireguard import Device
 
 # ours: seconds between two words to magicsock that a peer is sent to; its own times are seconds
 NOTE_TIME = 1.0
+_TRANSPORT = b"\4"  # of WireGuard's messages, data; the others are handshakes
 
 
 class Engine(Protocol):
@@ -167,7 +168,9 @@ class Transport:
         region, prefix = relayed
         peer = self._by_prefix.get(prefix)
         if peer is not None:
-            self._regions.send(peer, region, [bytes(datagram) for datagram in train.payload], now)
+            datagrams = [bytes(datagram) for datagram in train.payload]
+            is_handshake = not datagrams[0].startswith(_TRANSPORT)
+            self._regions.send(peer, region, datagrams, now, urgent=is_handshake)
             self._relays.wake_writers()
             self.note_sent(peer, now)
         return True
@@ -229,7 +232,7 @@ class Transport:
         if relayed is None:
             self._engine.send(datagram, endpoint)
         elif peer is not None:
-            self._regions.send(peer, relayed[0], (datagram,), trio.current_time())
+            self._regions.send(peer, relayed[0], (datagram,), trio.current_time(), urgent=True)
             self._relays.wake_writers()
 
     def _take_event(self, event: PathChanged | Pinged | OwnEndpointsChanged) -> None:

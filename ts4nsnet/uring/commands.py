@@ -64,7 +64,7 @@ class FilterSet:
 
 @dataclass(frozen=True, slots=True)
 class Trains:
-    """What has come for this node by another way than UDP."""
+    """What has come for this node by another way than UDP; of one peer, as what waits does so by peers."""
 
     trains: tuple[Train, ...]
 

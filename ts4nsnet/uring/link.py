@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One end of the socket between node and worker. It never waits, whatever the other end does.
 
-    put ─► queue ─► flush ─► as many records as fit into a datagram ─► the kernel's buffer
+    put ─┬─ commands, facts ─► in their order, first ─┬─► flush ─► a datagram of records ─► the kernel's buffer
+         └─ packets ─► a line per peer, in turns ─────┘
 
-A process that is slow, or stopped, does not read: the kernel's buffer fills up, then the queue. Then what can be lost
-on any network is dropped, oldest first: packets and datagrams, MAX_PASSING_BYTES of which may wait. Commands are never
-dropped, and keep their order among all the rest, as a packet may be sealed with the keypair before it. Facts are not
-either, but one says all: of a fact about a peer only the last one waits, so that there are three per peer at most.
+A process that is slow, or stopped, does not read: the kernel's buffer fills up, then the queues. Then what can be lost
+on any network is dropped: packets and datagrams, MAX_PASSING_BYTES of which may wait, the oldest of the peer with most
+(`fair`). Datagrams that are no transport data share a line, as anybody can send them from any address; so do packets of
+the container's for the node, and those for it.
+
+Commands are never dropped, and keep their order. They overtake packets: a packet is sealed with the keypair that was
+told before it, if not with a newer one; of a peer that is forgotten none is, as its number may be another's soon. Facts
+are not dropped either, but one says all: of a fact about a peer only the last one waits, so that there are three per
+peer at most.
 
 What must not be dropped is bounded by what can be said: a peer has a few keypairs in three minutes, and a netmap's
 change is as large as the netmap. An end that has MAX_KEPT_BYTES of it to say gives the other up for dead.
@@ -16,18 +22,21 @@ A socket of seqpackets: one send is one receive, and its end is seen.
 
 import socket
 from collections import deque
+from collections.abc import Hashable
 from contextlib import suppress
 from itertools import count
 from math import inf
 from typing import Generic
 
+from ts4nsnet.fair import FairQueue
 from ts4nsnet.uring.commands import Forward, Heard, Kinds, Packets, Relayed, Spoken, Trains
 from ts4nsnet.uring.encoding import MAX_DATAGRAM_BYTES, Reader, datagrams, emit
 from ts4nsnet.uring.events import Local, Message, Refused, Slow, Unsealed
 from ts4nsnet.wireguard import Seal
-from ts4nsnet.wireguard.sessions import Confirmed, RekeyWanted, Roamed
+from ts4nsnet.wireguard.sessions import Confirmed, KeysZeroed, RekeyWanted, Roamed
 
 MAX_PASSING_BYTES = 1 << 20  # ours; 25 ms of a relay at 300 Mbit/s
+TURN_BYTES = 64 << 10  # ours; of one peer: the longest train
 MAX_KEPT_BYTES = 128 << 20  # ours; several of the largest netmaps
 SOCKET_BUFFER_BYTES = 1 << 20  # ours; an ordinary user gets net.core.wmem_max, doubled: 416 KiB
 
@@ -60,9 +69,9 @@ class Link(Generic[Heard]):
         self._numbers = count()
         # each in the order of its numbers
         self._kept: deque[_Numbered] = deque()
-        self._passing: deque[_Numbered] = deque()
         self._facts: dict[tuple[type, int], _Numbered] = {}
-        self._kept_bytes = self._passing_bytes = 0
+        self._kept_bytes = 0
+        self._passing: FairQueue[Hashable] = FairQueue(MAX_PASSING_BYTES, TURN_BYTES)
         self._datagrams: deque[bytes] = deque()  # what the queues have given already
 
     @property
@@ -74,24 +83,21 @@ class Link(Generic[Heard]):
 
     def put(self, message: Spoken) -> None:
         """Queue a message; `flush` sends it."""
-        waiting = (next(self._numbers), emit(message))
+        record = emit(message)
         if isinstance(message, _PASSING):
-            self._passing.append(waiting)
-            self._passing_bytes += len(waiting[1])
-            self._make_room()
-        elif isinstance(message, _FACTS):
+            self.dropped += self._passing.put(_line(message), (record,))
+            return
+        if isinstance(message, KeysZeroed):
+            self.dropped += len(self._passing.take_of(message.peer))
+        waiting = (next(self._numbers), record)
+        if isinstance(message, _FACTS):
             key = (type(message), message.peer)
-            self._facts[key] = (self._facts.get(key, waiting)[0], waiting[1])
+            self._facts[key] = (self._facts.get(key, waiting)[0], record)
         else:
             self._kept.append(waiting)
-            self._kept_bytes += len(waiting[1])
+            self._kept_bytes += len(record)
             if self._kept_bytes > MAX_KEPT_BYTES:
                 self._give_up()
-
-    def _make_room(self) -> None:
-        while self._passing_bytes > MAX_PASSING_BYTES:
-            self._passing_bytes -= len(self._passing.popleft()[1])
-            self.dropped += 1
 
     def flush(self) -> bool:
         """Send what the socket takes; returns whether that is all. That the other end is gone says `receive`."""
@@ -110,37 +116,36 @@ class Link(Generic[Heard]):
             self._datagrams.popleft()
 
     def _records(self) -> list[bytes]:
-        """Take so many records, in the order in which they were said, as fill a datagram."""
+        """Take so many records as fill a datagram, or the last of them a few."""
         records: list[bytes] = []
         size = 0
-        while size < self._limit and (record := self._next_record()) is not None:
+        while size < self._limit and (record := self._next_kept()) is not None:
             records.append(record)
             size += len(record)
+        if size < self._limit:
+            records += [record for _, record in self._passing.take(self._limit - size)]
         return records
 
-    def _next_record(self) -> bytes | None:
+    def _next_kept(self) -> bytes | None:
+        """The next command or fact."""
         key = next(iter(self._facts), None)
         fact = self._facts[key][0] if key is not None else inf
         kept = self._kept[0][0] if self._kept else inf
-        passing = self._passing[0][0] if self._passing else inf
-        first = min(fact, kept, passing)
-        if first == inf:
-            return None
-        if key is not None and first == fact:
+        if key is not None and fact < kept:
             return self._facts.pop(key)[1]
-        record = (self._kept if first == kept else self._passing).popleft()[1]
-        if first == kept:
-            self._kept_bytes -= len(record)
-        else:
-            self._passing_bytes -= len(record)
+        if kept == inf:
+            return None
+        record = self._kept.popleft()[1]
+        self._kept_bytes -= len(record)
         return record
 
     def _give_up(self) -> None:
         """Nothing can be said any more; both ends will see the end."""
-        for queue in (self._kept, self._passing, self._datagrams):
-            queue.clear()
+        self._kept.clear()
         self._facts.clear()
-        self._kept_bytes = self._passing_bytes = 0
+        self._passing.clear()
+        self._datagrams.clear()
+        self._kept_bytes = 0
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -158,3 +163,14 @@ class Link(Generic[Heard]):
         except OSError:
             return None
         return self._reader.feed(memoryview(self._room)[:size]) if size else None
+
+
+def _line(message: Spoken) -> Hashable:
+    """With what else a message that may be dropped shares its line."""
+    match message:
+        case Relayed(train) | Trains((train, *_)):  # trains of one peer
+            return train.endpoint
+        case Unsealed() | Message() | Seal():
+            return message.peer
+        case _:
+            return type(message).__name__

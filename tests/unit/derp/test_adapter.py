@@ -22,7 +22,7 @@ from ts4nsnet.derp.adapter import Adapter
 from ts4nsnet.derp.errors import DerpError, Drop
 from ts4nsnet.derp.events import Connected, Disconnected, Event, Received
 from ts4nsnet.derp.frames import NotePreferred, RecvPacket
-from ts4nsnet.derp.links import MAX_QUEUED_PACKETS
+from ts4nsnet.derp.links import MAX_QUEUED_BYTES
 from ts4nsnet.derp.map import Map, Node, Region
 from ts4nsnet.derp.regions import Regions
 
@@ -361,7 +361,7 @@ async def test_a_relay_that_never_reads_stalls_nobody_else(tmp_path: Path, mock_
                 pass
             assert event == Received(1, CAROL, (bytes([n]),))
         (_, stuck) = net.regions.statistics().links
-        assert MAX_QUEUED_PACKETS // 2 < stuck.queued_packets <= MAX_QUEUED_PACKETS  # the kernel may take some more
+        assert MAX_QUEUED_BYTES // 2 < stuck.queued_bytes <= MAX_QUEUED_BYTES  # the kernel may take some more
         mock_clock.jump(30)
         assert await net.refusal() == "the relay has not taken a write within 30 s"
 

@@ -47,6 +47,7 @@ PEER_KEY = PEER.public
 ROUTES = frozenset({ip_network("100.64.0.2/32")})
 DIRECT = ip_endpoint(ip_address("192.0.2.1"), 41641)
 RELAY = bytes(31) + b"\1"
+OTHER_RELAY = bytes(31) + b"\2"
 ADMISSION = Admission((Rule(),), [ip_network("100.64.0.1/32")], {}, [])
 
 
@@ -166,6 +167,7 @@ async def test_a_worker_is_told_everything_first(world: World) -> None:
 
 
 async def test_changes_are_told_as_they_come(world: World) -> None:
+    came = [(b"came by a relay", RELAY), (b"this too", RELAY), (b"of another", OTHER_RELAY)]
     async with world.running():
         worker = world.workers[0]
         assert await worker.heard() == [LocalTraffic(), Complete()]
@@ -175,7 +177,7 @@ async def test_changes_are_told_as_they_come(world: World) -> None:
         world.engine.set_local(LocalTraffic(names=True))  # nothing new
         world.engine.write([b"for the container"])
         world.engine.seal(number, b"for the peer")
-        world.engine.receive([Train.received(b"came by a relay", 0, RELAY)])
+        world.engine.receive([Train.received(data, 0, endpoint) for data, endpoint in came])
         world.engine.set_routes({number: ()})
         world.engine.device_changed()
         told = await worker.heard()
@@ -186,7 +188,8 @@ async def test_changes_are_told_as_they_come(world: World) -> None:
         LocalTraffic(names=True),
         Packets((b"for the container",)),
         Seal(number, (b"for the peer",)),
-        Trains((Train.received(b"came by a relay", 0, RELAY),)),
+        Trains(tuple(Train.received(data, 0, RELAY) for data, _ in came[:2])),
+        Trains((Train.received(b"of another", 0, OTHER_RELAY),)),
         RoutesSet(number, frozenset()),
     ]
 

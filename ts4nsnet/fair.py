@@ -68,9 +68,10 @@ class FairQueue(Generic[Owner]):
         """How many packets wait."""
         return sum(len(line.packets) for line in self._lines.values())
 
-    def __contains__(self, owner: Owner) -> bool:
-        """Whether something of this owner's waits."""
-        return owner in self._lines
+    def waiting(self, owner: Owner) -> int:
+        """How many packets of this owner wait."""
+        line = self._lines.get(owner)
+        return len(line.packets) if line is not None else 0
 
     def put(self, owner: Owner, packets: Collection[bytes]) -> int:
         """Let packets wait; returns how many, of whomever, have left for it."""

@@ -19,7 +19,7 @@ from ts4nsnet.keys import PrivateKey
 from ts4nsnet.wireguard.cookies import LOAD_BURST, CookieGenerator
 from ts4nsnet.wireguard.handshake import Initiator, tai64n
 from ts4nsnet.wireguard.messages import CookieReply, Drop, Initiation, MessageType
-from ts4nsnet.wireguard.peer import MAX_STAGED_PACKETS, PeerConfig
+from ts4nsnet.wireguard.peer import MAX_STAGED_BYTES, PeerConfig
 from ts4nsnet.wireguard.sessions import REJECT_AFTER_MESSAGES, RekeyWanted
 
 CASES = 1_000_000 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 100_000
@@ -203,8 +203,8 @@ def waiting(round_: Round) -> None:
     session(round_)
     pair = round_.pair
     pair.now += 200
-    for _ in range(MAX_STAGED_PACKETS + 50):
-        pair.alice.send(b"waits", pair.now)
+    for _ in range(MAX_STAGED_BYTES // 1300 + 50):
+        pair.alice.send(bytes(1300), pair.now)
     pair.run_to(pair.now + 120, lose=MessageType)
     round_.collect()
 

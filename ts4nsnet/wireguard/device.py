@@ -7,8 +7,9 @@
     the time ───────────────────► handle_timer                    └─► next_timer
 
 A handshake has three states: idle; *initiated*, waiting for the response (or for the retry timer); and, for who is
-called, the moment between initiation and response, which never outlives `receive`. Packets that have no keypair wait
-in the peer's staging queue and leave in a `Seal` once there is one.
+called, the moment between initiation and response, which never outlives `receive`. Packets that have no keypair are
+staged: they wait, MAX_STAGED_BYTES for each peer and MAX_ALL_STAGED_BYTES for all, and leave in a `Seal` once there is
+one. The oldest are dropped, of whom most wait.
 
 We never call a peer more often than every 5 seconds, nor earlier than that after we have answered it; the retry timer
 sees to it that what is put off by this rule happens. When nobody has answered for 90 seconds the staged packets are
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from ts4nsnet.fair import FairQueue
 from ts4nsnet.keys import InvalidKey, PrivateKey, PublicKey
 from ts4nsnet.noise import DecryptionFailed
 from ts4nsnet.wireguard.cookies import CookieChecker, LoadMeter, Random, RateLimiter
@@ -43,7 +45,7 @@ from ts4nsnet.wireguard.messages import (
     WireGuardError,
     message_type,
 )
-from ts4nsnet.wireguard.peer import MAX_STAGED_PACKETS, Idle, Initiated, Peer, PeerConfig
+from ts4nsnet.wireguard.peer import MAX_ALL_STAGED_BYTES, MAX_STAGED_BYTES, Idle, Initiated, Peer, PeerConfig
 from ts4nsnet.wireguard.records import NOWHERE, SessionMemory
 from ts4nsnet.wireguard.roster import Roster
 from ts4nsnet.wireguard.routing import AllowedIPs
@@ -123,6 +125,7 @@ class Device:
         self._limiter = RateLimiter()
         self._peers: dict[int, Peer] = {}
         self._by_key: dict[PublicKey, Peer] = {}
+        self._staged: FairQueue[int] = FairQueue(MAX_ALL_STAGED_BYTES, MAX_STAGED_BYTES, MAX_STAGED_BYTES)
         self._roster = Roster(memory)
         self._indices = ReceiverIndices(random)
         self._alarms: list[tuple[float, int]] = []  # a heap of (time, peer number); stale ones are passed over
@@ -161,7 +164,7 @@ class Device:
         if peer is not None and endpoint != peer.endpoint:
             peer.endpoint = endpoint
             self._events.append(Roamed(peer.number, endpoint))
-            if peer.staged:
+            if self._staged.waiting(peer.number):
                 self._initiate(peer, now)
                 self._schedule(peer, now)
 
@@ -226,11 +229,8 @@ class Device:
         peer = self._peers.get(number)
         if peer is None:
             return
-        peer.staged.extend(packets)
-        surplus = max(0, len(peer.staged) - MAX_STAGED_PACKETS)
-        del peer.staged[:surplus]
-        self._dropped[Drop.STAGING_FULL] += surplus
-        if self._can_seal(peer, len(peer.staged), now):
+        self._dropped[Drop.STAGING_FULL] += self._staged.put(number, packets)
+        if self._can_seal(peer, self._staged.waiting(number), now):
             self._seal_staged(peer)
         else:
             self._initiate(peer, now)
@@ -421,7 +421,8 @@ class Device:
         self._made(peer, Keypair(peer.number, state.index, response.sender_index, keys, initiator=True, created_at=now))
         peer.timers.handshake_finished()
         # the peer may not use its new keypair before it has heard from us with it
-        peer.staged.extend(() if peer.staged else (b"",))
+        if not self._staged.waiting(peer.number):
+            self._staged.put(peer.number, (b"",))
         self._seal_staged(peer)
         self._schedule(peer, now)
 
@@ -462,9 +463,8 @@ class Device:
         self._events.append(keypair)
 
     def _seal_staged(self, peer: Peer) -> None:
-        if peer.staged:
-            self._events.append(Seal(peer.number, tuple(peer.staged)))
-            peer.staged.clear()
+        if staged := self._staged.take_of(peer.number):
+            self._events.append(Seal(peer.number, staged))
 
     def _forget_keys(self, peer: Peer) -> None:
         peer.state = Idle()
@@ -472,8 +472,7 @@ class Device:
         self._events.append(KeysZeroed(peer.number))
 
     def _drop_staged(self, peer: Peer) -> None:
-        self._dropped[Drop.HANDSHAKE_FAILED] += len(peer.staged)
-        peer.staged.clear()
+        self._dropped[Drop.HANDSHAKE_FAILED] += len(self._staged.take_of(peer.number))
 
     def _roam(self, peer: Peer, source: Endpoint) -> None:
         if self._roaming and source != peer.endpoint:

@@ -67,7 +67,7 @@ class Drop(StrEnum):
     COUNTER_EXHAUSTED = "counter exhausted"  # beyond the last counter that a keypair may use
     AUTHENTICATION = "authentication"  # a transport message does not decrypt
     REPLAYED = "replayed"  # a counter seen before, or too old to tell
-    STAGING_FULL = "staging full"  # the oldest of more packets than may wait for a handshake
+    STAGING_FULL = "staging full"  # more waited for a handshake than may; of whom most did
     HANDSHAKE_FAILED = "handshake failed"  # packets that waited for a handshake which nobody answered
     NO_ENDPOINT = "no endpoint"  # we do not know where the peer is
 

@@ -16,8 +16,9 @@ from ts4nsnet.wireguard.routing import Prefix
 from ts4nsnet.wireguard.timers import PeerTimers
 
 PRESHARED_KEY_BYTES = 32
-# ours: a burst while one handshake runs; the oldest leave first
-MAX_STAGED_PACKETS = 128
+# ours, as `fair` counts: a burst while one handshake runs, of one peer (144 packets of 1280) and of all of them
+MAX_STAGED_BYTES = 192 << 10
+MAX_ALL_STAGED_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,6 @@ class Peer:
         "preshared_key",
         "public_key",
         "record",
-        "staged",
         "state",
         "static_static",
         "timers",
@@ -88,7 +88,6 @@ class Peer:
         self.static_static = b""  # computed at the first handshake
         self.endpoint: Endpoint = record.endpoint
         self.state: Idle | Initiated = Idle()
-        self.staged: list[bytes] = []  # at most MAX_STAGED_PACKETS
         self.attempts = 0  # retries since somebody wanted a keypair
         self.calls = 0  # under our present key
         self.has_answered = False  # likewise

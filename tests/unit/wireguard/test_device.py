@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.wireguard.pair import EVERYTHING, VECTORS, WALL_START, Pair, Side, at, endpoint
+from ts4nsnet.fair import ENTRY_BYTES
 from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.wireguard.cookies import LOAD_BURST, RATE_BURST, CookieGenerator
 from ts4nsnet.wireguard.device import INITIATION_SPACING_TIME, Device, Seal
@@ -23,7 +24,7 @@ from ts4nsnet.wireguard.messages import (
     WireGuardError,
     message_type,
 )
-from ts4nsnet.wireguard.peer import MAX_STAGED_PACKETS, PeerConfig
+from ts4nsnet.wireguard.peer import MAX_ALL_STAGED_BYTES, MAX_STAGED_BYTES, PeerConfig
 from ts4nsnet.wireguard.records import NOWHERE, SessionMemory
 from ts4nsnet.wireguard.sessions import REJECT_AFTER_MESSAGES, Confirmed, Keypair, KeysZeroed, RekeyWanted, Roamed
 
@@ -602,22 +603,45 @@ def test_a_configured_endpoint_moves_the_session() -> None:
 # --- staging ---
 
 
-def test_128_packets_wait_and_the_oldest_leave_first() -> None:
+WAITING = MAX_STAGED_BYTES // (1008 + ENTRY_BYTES)  # packets of 1008 bytes
+
+
+def test_192_kib_wait_and_the_oldest_leave_first() -> None:
     pair = Pair()
-    for number in range(200):
-        pair.alice.send(number.to_bytes(16, "big"), pair.now)
-    assert pair.alice.dropped() == {Drop.STAGING_FULL: 200 - MAX_STAGED_PACKETS}
+    packets = [number.to_bytes(1008, "big") for number in range(WAITING + 50)]
+    for packet in packets:
+        pair.alice.send(packet, pair.now)
+    assert pair.alice.dropped() == {Drop.STAGING_FULL: 50}
     pair.deliver_all()
-    assert pair.bob.received == [number.to_bytes(16, "big") for number in range(72, 200)]
-    assert MAX_STAGED_PACKETS == 128
+    assert pair.bob.received == packets[50:]
+    assert MAX_STAGED_BYTES == 192 << 10
 
 
 def test_one_batch_may_be_larger_than_what_can_wait() -> None:
     pair = Pair()
-    pair.alice.device.send(pair.alice.peer, [bytes([number]) * 16 for number in range(200)], pair.now)
+    packets = [number.to_bytes(1008, "big") for number in range(WAITING + 50)]
+    pair.alice.device.send(pair.alice.peer, packets, pair.now)
     pair.alice.settle(pair.now)
     pair.deliver_all()
-    assert [packet[0] for packet in pair.bob.received] == list(range(72, 200))
+    assert pair.bob.received == packets[50:]
+
+
+def test_what_waits_for_many_peers_is_bounded_and_costs_a_peer_with_little_nothing() -> None:
+    pair = Pair()
+    device = small_device(pair, 64)
+    keys = [PrivateKey(pair.random.randbytes(32)).public for _ in range(60)]
+    numbers = [device.set_peer(PeerConfig(key), pair.now) for key in keys]
+    device.send(numbers[0], [DATA], pair.now)
+    for number in numbers[1:]:
+        device.send(number, [bytes(1008)] * WAITING, pair.now)
+    dropped = device.statistics().dropped[Drop.STAGING_FULL]
+    device.remove_peer(keys[0])
+    assert device.statistics().dropped[Drop.HANDSHAKE_FAILED] == 1
+    for key in keys[1:]:
+        device.remove_peer(key)
+    left = device.statistics().dropped[Drop.HANDSHAKE_FAILED] - 1
+    assert left == 59 * WAITING - dropped
+    assert MAX_ALL_STAGED_BYTES - 2 * 1100 < left * (1008 + ENTRY_BYTES) <= MAX_ALL_STAGED_BYTES
 
 
 def test_packets_handed_over_though_there_is_a_keypair_are_sealed() -> None:

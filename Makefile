@@ -1,4 +1,4 @@
-# make install | demo | check | test | test-long | bench | clean
+# make install | demo | check | test | test-long | test-sanitized | bench | clean
 # PYTHON chooses the interpreter that the virtual environment is made from.
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 TEST_JOBS ?= 2
 GO := $(shell command -v go)
 
-.PHONY: install demo check test test-outside test-inside test-long bench clean
+.PHONY: install demo check test test-outside test-inside test-long test-sanitized bench clean
 
 install: .venv/.installed
 
@@ -56,6 +56,29 @@ test-long: check $(if $(GO),build/tsnet)
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/unit tests/fuzz
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/system tests/interop
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/host
+
+# the compiled modules under gcc's AddressSanitizer and UBSan, in a folder of their own; TESTS chooses among the tests.
+# The sanitizers' libraries come first of all, as Python is built without them; its objects are made by malloc, which
+# they watch; what it leaks at its end is none of ours
+SANITIZED := build/sanitized
+SANITIZERS := -fsanitize=address,undefined
+TESTS ?= tests/unit/uring
+sanitizer = $(shell $(or $(CC),gcc) -print-file-name=$(1).so)
+
+$(SANITIZED)/.built: .venv/.installed
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)/source
+	tar -c --exclude='*.so' --exclude='*.c' ts4nsnet build_backend setup.py pyproject.toml README.md LICENSE | \
+		tar -x -C $(SANITIZED)/source
+	CFLAGS='$(SANITIZERS) -fno-sanitize-recover=undefined -fno-omit-frame-pointer' LDFLAGS='$(SANITIZERS)' \
+		$(BIN)/python -m pip install --quiet --no-deps --target $(SANITIZED)/lib $(SANITIZED)/source
+	touch $@
+
+test-sanitized: $(SANITIZED)/.built
+	tar -c --exclude='*.so' ts4nsnet tests pyproject.toml | tar -x -C $(SANITIZED)/lib
+	cd $(SANITIZED)/lib && LD_PRELOAD='$(call sanitizer,libasan) $(call sanitizer,libubsan)' PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(CURDIR)/$(PYTEST) $(TESTS)
 
 # few tunnels and scenarios, once; perf/README.md says what else there is
 bench: install

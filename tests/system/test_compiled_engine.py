@@ -15,6 +15,7 @@ from tests.filters import open_filter
 from tests.interop.wireguard_peers import ALICE, BOB, Ours
 from tests.system import test_engine as twin
 from tests.topology import Container, Topology
+from ts4nsnet.endpoint import to_endpoint
 from ts4nsnet.netns import Link, NetnsChild, Route, Target
 from ts4nsnet.node.compiled import CompiledEngine
 from ts4nsnet.node.engine import TunGone
@@ -22,7 +23,9 @@ from ts4nsnet.packet import UDP, IPv4, carry
 from ts4nsnet.sockets import open_socket
 from ts4nsnet.uring.backends import open_port
 from ts4nsnet.uring.counters import Drop
-from ts4nsnet.wireguard import Device, SessionMemory
+from ts4nsnet.wireguard import AllowedIPs, Device, Keypair, Seal, SessionMemory
+from ts4nsnet.wireguard.handshake import TransportKeys
+from ts4nsnet.wireguard.sessions import Roamed
 
 pipeline = pytest.importorskip("ts4nsnet.uring.pipeline", reason="the engine is not compiled")
 sessions = pytest.importorskip("ts4nsnet.uring.sessions", reason="the engine is not compiled")
@@ -103,3 +106,24 @@ async def test_a_deleted_tun_ends_the_engine(topology: Topology, engine: str) ->
         async with mine.running():
             box.run("ip", "link", "del", "tap0")
             await trio.sleep_forever()
+
+
+def test_what_the_node_has_sealed_while_the_uplink_takes_no_more_is_bounded(topology: Topology, engine: str) -> None:
+    alice, _ = twin.direct(topology)
+    alice.run("tc", "qdisc", "add", "dev", "bob", "root", "tbf", "rate", "256kbit", "burst", "10kb", "limit", "100mb")
+    tun, container = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with alice.entered():
+        sock = open_socket(0)
+    with tun, container, sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        table = sessions.Sessions(SessionMemory(bytearray(SessionMemory.size(2))))
+        made = pipeline.Pipeline(table, AllowedIPs(), open_filter(), mtu=1280, vnet_hdr=True)
+        port = open_port(engine, made, tun.fileno(), sock, print)
+        keys, now = TransportKeys(bytes(32), bytes(32)), time.clock_gettime(time.CLOCK_BOOTTIME)
+        port.apply(Keypair(1, 7, 8, keys, initiator=True, created_at=now), now)
+        port.apply(Roamed(1, to_endpoint(("::ffff:192.0.2.2", 51820, 0, 0))), now)
+        for _ in range(300):
+            port.apply(Seal(1, (bytes(1280),) * 32), now)
+        assert port.blocked
+        waiting = 300 * 32 - port.counters.dropped[Drop.SEND_FAILED]
+        assert 1000 < waiting < 5000

@@ -66,6 +66,7 @@ cdef class Pipeline:
     cdef Routes routes
     cdef uint32_t mtu
     cdef bint vnet_hdr
+    cdef bint has_port      # which sends what is in `trains`
     cdef uint8_t* arena
     cdef size_t arena_used
     cdef Message* messages

@@ -440,9 +440,12 @@ cdef class Pipeline:
         if not isinstance(command, Seal):
             self.sessions.apply(command)
             return
-        for packet in command.packets:
+        for number, packet in enumerate(command.packets):
             if not self.has_room():
                 self.seal_batches(now)
+                if self.has_port:  # whose socket is full, or there would be room
+                    self.counts[SEND_FAILED] += len(command.packets) - number
+                    return
                 self._collect()
             self._stage_copy(command.peer, packet)
         self.seal_batches(now)

@@ -68,6 +68,7 @@ cdef class Port:
 
     def __cinit__(self, Pipeline pipeline not None, int tun, sock, *arguments, **options):
         self.pipeline = pipeline
+        pipeline.has_port = True
         self.tun = tun
         self.sock = sock.fileno()
         self.ipv6 = sock.family == socket.AF_INET6

@@ -41,6 +41,21 @@ class _Line:
         self.size = 0  # as it counts
         self.credit = credit  # what the turn still gives; below 0: what the next ones give less
 
+    def run(self, limit_bytes: int, *, at_least_one: bool) -> tuple[list[bytes], int]:
+        """Take what the turn gives, as far as `limit_bytes` reach; and how much it counts."""
+        packets, credit = self.packets, self.credit
+        taken: list[bytes] = []
+        size = 0
+        while packets and size < credit:
+            more = len(packets[0]) + ENTRY_BYTES
+            if size + more > limit_bytes and (taken or not at_least_one):
+                break
+            taken.append(packets.popleft())
+            size += more
+        self.size -= size
+        self.credit -= size
+        return taken, size
+
 
 _size = attrgetter("size")
 
@@ -96,25 +111,25 @@ class FairQueue(Generic[Owner]):
                 del self._lines[empty]
         return dropped
 
-    def take(self, limit_bytes: int) -> list[tuple[Owner, bytes]]:
-        """Take packets in turns: one, if there is one, and more as far as `limit_bytes` reach."""
-        taken: list[tuple[Owner, bytes]] = []
+    def take(self, limit_bytes: int) -> list[tuple[Owner, list[bytes]]]:
+        """Take packets in turns, in runs of one owner's: one packet at least, more as far as `limit_bytes` reach."""
+        runs: list[tuple[Owner, list[bytes]]] = []
         while self._lines:
             owner, line = next(iter(self._lines.items()))
             if line.credit <= 0:
                 line.credit += self._turn
                 self._lines.move_to_end(owner)
                 continue
-            while line.packets and line.credit > 0:
-                size = len(line.packets[0]) + ENTRY_BYTES
-                if taken and size > limit_bytes:
-                    return taken
-                taken.append((owner, self._pop(line)))
-                limit_bytes -= size
-                line.credit -= size
+            run, size = line.run(limit_bytes, at_least_one=not runs)
+            if run:
+                runs.append((owner, run))
+            self.size -= size
+            limit_bytes -= size
             if not line.packets:
                 del self._lines[owner]
-        return taken
+            elif line.credit > 0:
+                break
+        return runs
 
     def take_of(self, owner: Owner) -> tuple[bytes, ...]:
         """Take all of one owner's, oldest first."""

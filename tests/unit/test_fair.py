@@ -28,13 +28,18 @@ def numbered(count: int, size: int = 1000) -> list[bytes]:
     return [number.to_bytes(size, "big") for number in range(count)]
 
 
+def taken(line: FairQueue[str], limit: int) -> list[tuple[str, bytes]]:
+    """What is taken, packet by packet."""
+    return [(owner, packet) for owner, packets in line.take(limit) for packet in packets]
+
+
 def test_packets_of_one_owner_leave_in_their_order() -> None:
     line = queue()
     packets = numbered(15)
     assert line.put("alice", packets) == 0
     assert len(line) == 15
-    assert line.take(LIMIT) == [("alice", packet) for packet in packets]
-    assert line.take(LIMIT) == []
+    assert taken(line, LIMIT) == [("alice", packet) for packet in packets]
+    assert taken(line, LIMIT) == []
     assert (len(line), line.size) == (0, 0)
 
 
@@ -51,7 +56,7 @@ def test_who_is_alone_may_have_all_and_loses_the_oldest() -> None:
     packets = numbered(30)
     room = LIMIT // (1000 + ENTRY_BYTES)
     assert line.put("alice", packets) == 30 - room
-    assert [packet for _, packet in line.take(LIMIT)] == packets[-room:]
+    assert [packet for _, packet in taken(line, LIMIT)] == packets[-room:]
 
 
 def test_a_packet_longer_than_all_leaves_at_once() -> None:
@@ -81,7 +86,7 @@ def test_all_of_one_owner_are_taken_and_those_of_others_stay() -> None:
 def test_one_packet_is_taken_however_little_is_asked_for() -> None:
     line = queue()
     line.put("alice", numbered(3))
-    assert len(line.take(1)) == 1
+    assert len(taken(line, 1)) == 1
 
 
 def test_a_turn_goes_on_where_it_was_left() -> None:
@@ -98,7 +103,7 @@ def test_who_comes_waits_for_one_turn_of_each_of_the_others() -> None:
         line.put(owner, numbered(6))
     line.take(1)
     line.put("dave", [b"short"])
-    before = line.take(LIMIT)
+    before = taken(line, LIMIT)
     place = before.index(("dave", b"short"))
     assert Counter(owner for owner, _ in before[:place]) == {"alice": 2, "bob": 3, "carol": 3}
 
@@ -110,7 +115,7 @@ def test_whatever_their_packets_all_get_equally_much(alices: list[int], bobs: li
         line.put(owner, [bytes(size) for size in sizes * (400_000 // counted([bytes(size) for size in sizes]) + 1)])
     got: Counter[str] = Counter()
     for _ in range(40):
-        for owner, packet in line.take(4000):
+        for owner, packet in taken(line, 4000):
             got[owner] += counted([packet])
     assert abs(got["alice"] - got["bob"]) <= TURN + 2 * (LONGEST + ENTRY_BYTES)
 
@@ -160,10 +165,12 @@ class Anything(RuleBasedStateMachine):
     @precondition(lambda self: any(self.lines.values()))
     @rule(limit=st.integers(1, LIMIT))
     def take(self, limit: int) -> None:
-        taken = self.queue.take(limit)
-        assert taken
-        assert len(taken) == 1 or counted([packet for _, packet in taken]) <= limit
-        for owner, packet in taken:
+        runs = self.queue.take(limit)
+        packets = [packet for _, run in runs for packet in run]
+        assert packets
+        assert all(run for _, run in runs)
+        assert len(packets) == 1 or counted(packets) <= limit
+        for owner, packet in ((owner, packet) for owner, run in runs for packet in run):
             assert self.lines[owner].popleft() == packet
 
     @rule(owner=st.sampled_from(OWNERS))
@@ -180,8 +187,7 @@ class Anything(RuleBasedStateMachine):
         }
 
     def teardown(self) -> None:
-        left = self.queue.take(LIMIT)
-        for owner, packet in left:
+        for owner, packet in taken(self.queue, LIMIT):
             assert self.lines[owner].popleft() == packet
         assert not any(self.lines.values())
 

@@ -241,8 +241,9 @@ class Regions:
         if link.queue.size > MAX_QUEUED_BYTES // 2:
             limit = MAX_FULL_WRITE_BYTES
         if client.is_ready:
-            for peer, packet in link.urgent.take(limit) or link.queue.take(limit):
-                client.send(peer, packet, now)
+            for peer, packets in link.urgent.take(limit) or link.queue.take(limit):
+                for packet in packets:
+                    client.send(peer, packet, now)
         return client.data_to_send()
 
     # --- time ---------------------------------------------------------------------------------------------------------

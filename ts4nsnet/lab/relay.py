@@ -5,8 +5,9 @@
     Client      one connection: receive() ─► frames ─► relay ─► queues of other clients ─► data_to_send()
 
 A connection says hello (ServerKey out, ClientInfo in, ServerInfo out), is admitted by its key, and then sends packets
-to keys. What cannot be delivered at once waits in the receiver's two queues, one for disco and one for the rest, each
-of `QUEUE_PACKETS`; the oldest go. So a slow reader loses its own packets and delays nobody.
+to keys. What cannot be delivered at once waits in the receiver's two queues, one for disco, which leaves first, and one
+for the rest, each of `QUEUE_BYTES`. The senders share them (`fair`): the oldest go, of who has most there. So a slow
+reader loses its own packets and delays nobody, and a sender that floods it costs other senders nothing.
 
 A key may have several connections; the one that came or sent last gets the packets. A sender of a disco packet to a
 key that is not here is told so (PeerGone, not here), but not more than once a second; and when the last connection of
@@ -38,12 +39,14 @@ from ts4nsnet.derp.frames import (
     ServerKey,
 )
 from ts4nsnet.derp.hello import ClientDetails, ServerDetails
+from ts4nsnet.fair import FairQueue
 from ts4nsnet.keys import KEY_BYTES, PrivateKey, PublicKey
 
 HELLO_TIME = 10.0  # seconds that a client has for its ClientInfo
 KEEP_ALIVE_TIME = 60.0  # and up to 5 s more, chosen per connection
 KEEP_ALIVE_JITTER = 5.0
-QUEUE_PACKETS = 32
+# ours; the reference has 32 packets, first come, first served
+QUEUE_BYTES, TURN_BYTES = 192 << 10, 16 << 10
 # PeerGone for unknown destinations: so many a second and sender, so many at once
 GONE_RATE, GONE_BURST = 1.0, 3.0
 # ours: notes that wait for a slow reader; the oldest go
@@ -190,8 +193,9 @@ class Client:
         self._gone_bucket = Bucket(GONE_RATE, GONE_BURST, now)
         self._notes: deque[bytes] = deque([ServerKey(relay.key.public).emit()], MAX_NOTES)
         self._pong = b""
-        self._disco: deque[bytes] = deque()
-        self._packets: deque[bytes] = deque()
+        # by senders
+        self._disco: FairQueue[bytes] = FairQueue(QUEUE_BYTES, TURN_BYTES)
+        self._packets: FairQueue[bytes] = FairQueue(QUEUE_BYTES, TURN_BYTES)
 
     def receive(self, data: bytes, now: float) -> None:
         """Take bytes of the connection, b"" at its end; `closed` says whether it goes on."""
@@ -234,19 +238,16 @@ class Client:
         """Frames for the connection, about BATCH_BYTES at most; call again until there are none."""
         parts: list[bytes] = []
         size = 0
-        while size < BATCH_BYTES:
-            if self._notes:
-                part = self._notes.popleft()
-            elif self._pong:
-                part, self._pong = self._pong, b""
-            elif self._disco:
-                part = self._disco.popleft()
-            elif self._packets:
-                part = self._packets.popleft()
-            else:
-                break
-            parts.append(part)
-            size += len(part)
+        while self._notes and size < BATCH_BYTES:
+            parts.append(self._notes.popleft())
+            size += len(parts[-1])
+        if self._pong:
+            parts.append(self._pong)
+            self._pong = b""
+        if size < BATCH_BYTES:
+            room = BATCH_BYTES - size
+            for _, frames in self._disco.take(room) or self._packets.take(room):
+                parts += frames
         return b"".join(parts)
 
     def next_timer(self) -> float:
@@ -278,18 +279,17 @@ class Client:
         self._relay.ready[self] = None
 
     def put_packets(self, source: bytes, packets: Sequence[bytes]) -> None:
-        """Queue packets of `source`; the oldest of a queue go if that is full."""
+        """Queue packets of `source`; what has no room is counted."""
         self.sources.add(source)
         head, size = b"", -1  # packets of one size have it in common
+        disco: list[bytes] = []
+        others: list[bytes] = []
         for packet in packets:
             if len(packet) != size:
                 size = len(packet)
                 head = HEADER.pack(FrameType.RECV_PACKET, KEY_BYTES + size) + source
-            queue = self._disco if _is_disco(packet) else self._packets
-            if len(queue) >= QUEUE_PACKETS:
-                queue.popleft()
-                self._relay.counters["queue full"] += 1
-            queue.append(head + packet)
+            (disco if _is_disco(packet) else others).append(head + packet)
+        self._relay.counters["queue full"] += self._disco.put(source, disco) + self._packets.put(source, others)
         self._relay.ready[self] = None
 
     def _handle_hello(self, kind: int, payload: bytes) -> None:

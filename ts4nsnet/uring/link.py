@@ -123,7 +123,8 @@ class Link(Generic[Heard]):
             records.append(record)
             size += len(record)
         if size < self._limit:
-            records += [record for _, record in self._passing.take(self._limit - size)]
+            for _, passing in self._passing.take(self._limit - size):
+                records += passing
         return records
 
     def _next_kept(self) -> bytes | None:

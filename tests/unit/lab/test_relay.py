@@ -27,9 +27,10 @@ from ts4nsnet.derp.frames import (
     SendPacket,
 )
 from ts4nsnet.derp.hello import ClientDetails
-from ts4nsnet.keys import PrivateKey, PublicKey
+from ts4nsnet.fair import ENTRY_BYTES
+from ts4nsnet.keys import KEY_BYTES, PrivateKey, PublicKey
 from ts4nsnet.lab import Rate, Tailnet
-from ts4nsnet.lab.relay import BATCH_BYTES, DISCO_MAGIC, MAX_NOTES, QUEUE_PACKETS, Client, Relay
+from ts4nsnet.lab.relay import BATCH_BYTES, DISCO_MAGIC, MAX_NOTES, QUEUE_BYTES, Client, Relay
 
 DISCO = DISCO_MAGIC.ljust(62, b".")
 
@@ -174,28 +175,49 @@ def test_slow_reader_loses_its_oldest_packets_alone() -> None:
     net = Net()
     alice, bob, carol = net.joined(3)
     bob.stuck = True
-    for number in range(QUEUE_PACKETS + 5):
-        alice.send(bob, b"%d" % number)
-        alice.send(bob, DISCO + b"%d" % number)
+    kept = QUEUE_BYTES // (HEADER.size + KEY_BYTES + 1000 + ENTRY_BYTES)
+    packets = [number.to_bytes(1000, "big") for number in range(kept + 5)]
+    discos = [DISCO_MAGIC.ljust(900, b"x") + packet[900:] for packet in packets]
+    for packet, disco in zip(packets, discos, strict=True):
+        alice.send(bob, packet)
+        alice.send(bob, disco)
     alice.send(carol, b"hello")
     net.deliver()
     assert carol.packets() == [b"hello"]
     assert net.relay.counters["queue full"] == 10
     bob.stuck = False
     net.deliver()
+    assert bob.packets() == discos[5:] + packets[5:]
+
+
+def test_a_sender_that_floods_a_slow_reader_costs_other_senders_nothing() -> None:
+    net = Net()
+    alice, bob, carol = net.joined(3)
+    bob.stuck = True
+    carols = [number.to_bytes(1000, "big") for number in range(60)]
+    for packet in carols:
+        carol.send(bob, packet)
+        for _ in range(10):
+            alice.send(bob, bytes(1100))
+        net.deliver()
+    bob.stuck = False
+    net.deliver()
     packets = bob.packets()
-    assert packets[QUEUE_PACKETS:] == [b"%d" % number for number in range(5, QUEUE_PACKETS + 5)]
-    assert packets[:QUEUE_PACKETS] == [DISCO + b"%d" % number for number in range(5, QUEUE_PACKETS + 5)]
+    assert [packet for packet in packets if len(packet) == 1000] == carols
+    assert len(packets) > 100
+    assert len(packets) + net.relay.counters["queue full"] == 11 * 60
 
 
 def test_what_was_not_yet_sent_can_still_be_dropped() -> None:
     net = Net()
     alice, bob = net.joined(2)
     bob.stuck = True
-    for _ in range(QUEUE_PACKETS):
+    for _ in range(32):
         alice.send(bob, bytes(MAX_PACKET_BYTES))
     net.deliver()
     assert len(bob.server.data_to_send()) < 2 * BATCH_BYTES
+    assert bob.server.data_to_send()
+    assert net.relay.counters["queue full"] == 30
 
 
 def test_newest_connection_of_a_key_gets_the_packets() -> None:

@@ -13,9 +13,11 @@ Rules
   * A turn that a packet was too long for is made up for by later ones, so in the long run all get equally many bytes.
 
 What a packet costs beside its bytes counts, so that short ones are bounded, too. The longest line is looked for when
-the queue is full, and only then; with one line there is nothing to look for.
+the queue is full, and only then: a heap of the lines is made, which knows of each how long it was at most since. So who
+has one line, or room, pays nothing for the others, and ten thousand lines are no slower to drop from than ten.
 
-Limits: a packet longer than the limit leaves at once.
+Limits: a packet longer than the limit leaves at once. A line takes 0.8 KB beside what counts, so owners should be few,
+or known: peers, not the addresses that somebody writes on a datagram.
 
 Source: Shreedhar and Varghese, "Efficient fair queueing using deficit round robin" (1995), with credit that may be
 overdrawn; RFC 8290, 4.1, for who loses.
@@ -23,7 +25,7 @@ overdrawn; RFC 8290, 4.1, for who loses.
 
 from collections import OrderedDict, deque
 from collections.abc import Collection, Hashable
-from operator import attrgetter
+from heapq import heapify, heappush, heapreplace
 from typing import Generic, TypeVar
 
 ENTRY_BYTES = 48  # ours; of a Python object and its place
@@ -31,12 +33,14 @@ ENTRY_BYTES = 48  # ours; of a Python object and its place
 Owner = TypeVar("Owner", bound=Hashable)
 
 
-class _Line:
+class _Line(Generic[Owner]):
     """What waits for one owner."""
 
-    __slots__ = ("credit", "packets", "size")
+    __slots__ = ("credit", "number", "owner", "packets", "size")
 
-    def __init__(self, credit: int) -> None:
+    def __init__(self, owner: Owner, number: int, credit: int) -> None:
+        self.owner = owner
+        self.number = number  # decides between lines of one size: the older one
         self.packets: deque[bytes] = deque()
         self.size = 0  # as it counts
         self.credit = credit  # what the turn still gives; below 0: what the next ones give less
@@ -57,9 +61,6 @@ class _Line:
         return taken, size
 
 
-_size = attrgetter("size")
-
-
 class FairQueue(Generic[Owner]):
     """Packets of several owners: `limit_bytes` at most, the oldest of the longest line leave first.
 
@@ -77,7 +78,10 @@ class FairQueue(Generic[Owner]):
         self._limit = limit_bytes
         self._turn = turn_bytes
         self._line_limit = limit_bytes if line_bytes is None else line_bytes
-        self._lines: OrderedDict[Owner, _Line] = OrderedDict()  # in the order of their turns; none of them empty
+        self._lines: OrderedDict[Owner, _Line[Owner]] = OrderedDict()  # in the order of their turns; none of them empty
+        self._made = 0
+        # sizes below zero, lines: every line is there with the size it has, or a larger one; empty: not looked for yet
+        self._longest: list[tuple[int, int, _Line[Owner]]] = []
 
     def __len__(self) -> int:
         """How many packets wait."""
@@ -94,21 +98,23 @@ class FairQueue(Generic[Owner]):
             return 0
         line = self._lines.get(owner)
         if line is None:
-            line = self._lines[owner] = _Line(self._turn)
+            self._made += 1
+            line = self._lines[owner] = _Line(owner, self._made, self._turn)
         line.packets.extend(packets)
         size = sum(map(len, packets)) + ENTRY_BYTES * len(packets)
         line.size += size
         self.size += size
+        if len(self._longest) > 4 * len(self._lines) + 64:
+            self._longest.clear()
+        if self._longest:
+            heappush(self._longest, (-line.size, line.number, line))
         dropped = 0
         while line.size > self._line_limit:
-            self._pop(line)
+            self._drop(line)
             dropped += 1
         while self.size > self._limit:
-            self._pop(max(self._lines.values(), key=_size))
+            self._drop(self._find_longest())
             dropped += 1
-        if dropped:
-            for empty in [owner for owner, line in self._lines.items() if not line.packets]:
-                del self._lines[empty]
         return dropped
 
     def take(self, limit_bytes: int) -> list[tuple[Owner, list[bytes]]]:
@@ -137,16 +143,29 @@ class FairQueue(Generic[Owner]):
         if line is None:
             return ()
         self.size -= line.size
-        return tuple(line.packets)
+        packets, line.packets, line.size = line.packets, deque(), 0  # the heap may still have the line
+        return tuple(packets)
 
     def clear(self) -> None:
-        """Drop all."""
+        """Forget all."""
         self._lines.clear()
+        self._longest.clear()
         self.size = 0
 
-    def _pop(self, line: _Line) -> bytes:
-        packet = line.packets.popleft()
-        size = len(packet) + ENTRY_BYTES
+    def _drop(self, line: _Line[Owner]) -> None:
+        size = len(line.packets.popleft()) + ENTRY_BYTES
         line.size -= size
         self.size -= size
-        return packet
+        if not line.packets:
+            del self._lines[line.owner]
+
+    def _find_longest(self) -> _Line[Owner]:
+        heap = self._longest
+        if not heap:
+            heap += ((-line.size, line.number, line) for line in self._lines.values())
+            heapify(heap)
+        while True:
+            noted, _, line = heap[0]
+            if -noted == line.size:
+                return line
+            heapreplace(heap, (-line.size, line.number, line))

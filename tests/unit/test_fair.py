@@ -2,9 +2,11 @@
 """A queue that many share: its limit, who loses when it is full, and whose turn it is."""
 
 import copy
+import tracemalloc
 from collections import Counter, deque
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -106,6 +108,32 @@ def test_who_comes_waits_for_one_turn_of_each_of_the_others() -> None:
     before = taken(line, LIMIT)
     place = before.index(("dave", b"short"))
     assert Counter(owner for owner, _ in before[:place]) == {"alice": 2, "bob": 3, "carol": 3}
+
+
+@pytest.mark.parametrize("size", [2, 64, 1312])
+def test_what_waits_takes_no_more_memory_than_is_said(size: int) -> None:
+    line: FairQueue[int] = FairQueue(1 << 20, TURN)
+    tracemalloc.start()
+    try:
+        dropped = 0
+        for number in range(60_000_000 // (size + 1000)):
+            dropped += line.put(number % 7, [bytes(size)])
+        now, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert dropped
+    assert now <= most < 1.1 * (1 << 20) + 20_000
+
+
+def test_thousands_of_lines_lose_one_after_the_other() -> None:
+    line: FairQueue[int] = FairQueue(1 << 20, TURN)
+    count = (1 << 20) // (452 + ENTRY_BYTES)
+    for number in range(4 * count):
+        dropped = line.put(number, [bytes(452)])
+        assert dropped == (number >= count)
+    assert len(line) == count
+    assert line.put(-1, [bytes(99_952)]) == 1  # its own, for it is the longest
+    assert line.put(-1, [bytes(1952)]) == 1
 
 
 @given(st.lists(st.integers(1, LONGEST), min_size=1, max_size=9), st.lists(st.integers(1, LONGEST), min_size=1))

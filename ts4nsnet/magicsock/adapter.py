@@ -2,7 +2,7 @@
 """Paths' I/O: what the kernel says of this host's networks, and one task that keeps a `Conn`'s time.
 
     netlink ── interfaces, addresses ──► own endpoints ──► Conn.set_own_endpoints      at the start, 1 s after a change
-    netlink ── a route's interface ◄──► Routes.is_direct                               whenever Conn wants to know
+    netlink ── a route's interface and MTU ◄──► Routes.is_direct, mtu                  whenever Conn wants to know
     timers, wake() ──► Conn ──► datagrams, events to the node
 
 Nothing is asked for at intervals: an idle node sleeps. Without netlink (some sandboxes) this host has no endpoints to
@@ -64,15 +64,19 @@ class Routes:
     def is_direct(self, endpoint: Endpoint) -> bool:
         """Whether there is a way to this endpoint of UDP that leads through no overlay."""
         try:
-            self._sequence += 1
-            answer = self._ask(netlink.route_request(endpoint, self._sequence))[0]
+            _, interface = self._route(endpoint)
         except OSError as problem:
             return problem.errno not in NO_WAY
-        index = netlink.outgoing_interface(answer)
-        if index not in self._interfaces:
-            self.interfaces()
-        interface = self._interfaces.get(index)
         return interface is None or not interface.is_overlay
+
+    def mtu(self, endpoint: Endpoint) -> int:
+        """How long an IP packet to this endpoint of UDP may be so that it leaves in one piece; 0: unknown."""
+        try:
+            answer, interface = self._route(endpoint)
+        except OSError:
+            return 0
+        known = netlink.route_mtu(answer), interface.mtu if interface is not None else 0
+        return min(filter(None, known), default=0)
 
     def notifications(self) -> socket.socket | None:
         """A socket that is readable when an interface or an address has changed; None without netlink."""
@@ -81,6 +85,15 @@ class Routes:
             sock.bind((0, netlink.GROUPS))
             sock.setblocking(False)
         return sock
+
+    def _route(self, endpoint: Endpoint) -> tuple[netlink.Message, Interface | None]:
+        """The kernel's route, and the interface it leads out by; raises OSError."""
+        self._sequence += 1
+        answer = self._ask(netlink.route_request(endpoint, self._sequence))[0]
+        index = netlink.outgoing_interface(answer)
+        if index not in self._interfaces:
+            self.interfaces()
+        return answer, self._interfaces.get(index)
 
     def _dump(self, kind: netlink.Kind) -> list[netlink.Message]:
         self._sequence += 1
@@ -114,7 +127,7 @@ class Adapter:
 
     Args:
         conn: may be told things at any time; call `wake` then.
-        routes: whose `is_direct` the conn has.
+        routes: that the conn asks.
         port: of the UDP socket.
         ipv6: whether that socket can IPv6.
         send: takes a datagram, its endpoint, and for a relay's endpoint whose it is; drops it when there is no room.

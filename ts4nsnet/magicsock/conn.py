@@ -31,11 +31,22 @@ from ts4nsnet import derp
 from ts4nsnet.endpoint import Endpoint, ip_endpoint
 from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.magicsock import disco
-from ts4nsnet.magicsock.disco import TRANSACTION_BYTES, Boxes, CallMeMaybe, Malformed, Message, Ping, Pong
+from ts4nsnet.magicsock.disco import (
+    MARKED_PING_BYTES,
+    TRANSACTION_BYTES,
+    Boxes,
+    CallMeMaybe,
+    Malformed,
+    Message,
+    Ping,
+    Pong,
+)
 from ts4nsnet.magicsock.endpoints import is_candidate
 from ts4nsnet.magicsock.events import Drop, Event, OwnEndpointsChanged, Path, PathChanged, PeerPaths, Pinged, Statistics
 from ts4nsnet.magicsock.paths import ASK_TIME, HEARTBEAT_TIME, INVITATION_SPACING_TIME, Peer
+from ts4nsnet.tailnet import TAILNET_MTU
 
+OVERHEAD_BYTES = 32  # of a WireGuard message, beside the packet
 PING_TIME = 5.0  # seconds after which an unanswered ping is forgotten
 RELAY_ADDRESS = IPv4Address("127.3.3.40")  # what a pong says of a ping that came by a relay; the port is the region
 
@@ -49,6 +60,7 @@ class _Sent:
     peer: Peer
     endpoint: Endpoint
     sent_at: float
+    mtu: int  # of a probe: bytes of inner packet that it stands for; 0: it is none
 
 
 class Conn:
@@ -58,12 +70,20 @@ class Conn:
         disco_key: made for this process alone.
         random: yields unpredictable bytes (`os.urandom`).
         is_direct: whether datagrams to an endpoint of UDP leave this host by no overlay.
+        mtu: how long an inner packet may be so that its message leaves for an endpoint of UDP in one piece.
     """
 
-    def __init__(self, disco_key: PrivateKey, random: disco.Random, is_direct: Callable[[Endpoint], bool]) -> None:
+    def __init__(
+        self,
+        disco_key: PrivateKey,
+        random: disco.Random,
+        is_direct: Callable[[Endpoint], bool],
+        mtu: Callable[[Endpoint], int] = lambda _: TAILNET_MTU,
+    ) -> None:
         self._boxes = Boxes(disco_key, random)
         self._random = random
         self._is_direct = is_direct
+        self._mtu = mtu
         self._node_key: PublicKey | None = None
         self._own: tuple[Endpoint, ...] = ()
         self._peers: dict[PublicKey, Peer] = {}
@@ -276,7 +296,9 @@ class Conn:
             seen = source
         self._counts["ping received"] += 1
         self._counts["pong sent"] += 1
-        self._send(Pong(ping.transaction, seen), peers[0], source)
+        for peer in peers:
+            peer.is_ours = peer.is_ours or ping.is_marked
+        self._send(Pong(ping.transaction, seen, ping.is_marked), peers[0], source)
         if sender is None:
             for peer in peers:
                 if peer.wants_ping_back(source, now):
@@ -290,8 +312,13 @@ class Conn:
         del self._pings[pong.transaction]
         self._counts["pong received"] += 1
         peer, latency = sent.peer, now - sent.sent_at
-        if not relayed:
+        peer.is_ours = peer.is_ours or pong.is_marked
+        if sent.mtu:
+            peer.prove(sent.endpoint, sent.mtu)
+        elif not relayed:
             peer.answer(sent.endpoint, latency, now)
+            if peer.best and peer.best.endpoint == sent.endpoint:
+                self._probe(peer, sent.endpoint, now)
         if peer.asked_at <= sent.sent_at:
             peer.asked_at = inf
             self._events.append(Pinged(peer.config.key, sent.endpoint, latency))
@@ -346,26 +373,39 @@ class Conn:
 
     def _ping_was_lost(self, sent: _Sent, now: float) -> None:
         peer = sent.peer
-        if peer.best and peer.best.endpoint == sent.endpoint and not peer.is_trusted(now):
+        if sent.mtu:
+            peer.lose_probe(sent.endpoint)
+        elif peer.best and peer.best.endpoint == sent.endpoint and not peer.is_trusted(now):
             peer.lose_best()
-            self._settle(peer, now)
+        self._settle(peer, now)
 
     def _oldest_ping(self) -> _Sent | None:
         return next(iter(self._pings.values()), None)
 
     # --- what the above share -----------------------------------------------------------------------------------------
 
-    def _ping(self, peer: Peer, endpoint: Endpoint, now: float) -> bool:
-        """Send a ping there; False when it may not go there, or nowhere."""
+    def _probe(self, peer: Peer, endpoint: Endpoint, now: float) -> None:
+        """See whether messages may be longer than a tailnet's."""
+        if not peer.is_ours or peer.config.is_gateway:
+            return
+        mtu = self._mtu(endpoint)
+        if mtu > TAILNET_MTU:
+            self._ping(peer, endpoint, now, mtu)
+        else:
+            peer.prove(endpoint, 0)
+
+    def _ping(self, peer: Peer, endpoint: Endpoint, now: float, mtu: int = 0) -> bool:
+        """Send a ping there, or a probe; False when it may not go there, or nowhere."""
         candidate = peer.candidates.get(endpoint)
         if candidate is not None:
             candidate.pinged_at = now
             if not self._is_direct(endpoint):
                 return False
         transaction = self._random(TRANSACTION_BYTES)
-        if not self._send(Ping(transaction, self._node_key), peer, endpoint):
+        padding = max(0, mtu + OVERHEAD_BYTES - MARKED_PING_BYTES)
+        if not self._send(Ping(transaction, self._node_key, padding, is_marked=True), peer, endpoint):
             return False
-        self._pings[transaction] = _Sent(peer, endpoint, now)
+        self._pings[transaction] = _Sent(peer, endpoint, now, mtu)
         self._counts["ping sent"] += 1
         return True
 
@@ -380,12 +420,12 @@ class Conn:
         return True
 
     def _settle(self, peer: Peer, now: float) -> None:
-        """Tell where its datagrams go if that is another place than before, and when it is to be looked at again."""
-        endpoint = peer.endpoint(now)
-        if endpoint != peer.announced:
-            peer.announced = endpoint
+        """Tell where its datagrams go, and how long they may be, if that is new; see when to look at it again."""
+        state = endpoint, mtu = peer.endpoint(now), peer.mtu
+        if state != peer.announced:
+            peer.announced = state
             direct = peer.direct(now)
-            self._events.append(PathChanged(peer.config.key, endpoint, direct.latency if direct else None))
+            self._events.append(PathChanged(peer.config.key, endpoint, direct.latency if direct else None, mtu))
         at = peer.next_at()
         if at < peer.wake_at:
             peer.wake_at = at

@@ -8,16 +8,20 @@ They come over the paths they are about, in UDP datagrams on WireGuard's socket 
     │ magic  │ sender's key    │ nonce      │ tag  │ type, version, body         │   sealed: the last part
     └────────┴─────────────────┴────────────┴──────┴─────────────────────────────┘
 
-    1  ping            transaction 12, sender's node key 32, padding
-    2  pong            transaction 12, where the ping came from: address 16, port 2
+    1  ping            transaction 12, sender's node key 32, mark 8, padding
+    2  pong            transaction 12, where the ping came from: address 16, port 2, mark 8
     3  call me maybe   where to reach the sender: (address 16, port 2) each
 
 Sealed is by NaCl's crypto_box between two disco keys, which a process makes anew at its start and publishes through
 the coordination server. Nothing in a datagram says whom it is for: the wrong one cannot open it.
 
-We send exact layouts, because some implementations insist on them, and read what the reference reads: a ping without
-a node key (very old nodes) or with padding, anything after a pong. A list whose length does not fit is as if it were
-empty. Messages about relays that are nodes themselves (types 4 to 9) are not for us.
+The mark is ours alone: by it two nodes of this project know each other, inside the box, where nobody can put it for
+them. To others it is padding: all read a ping of any length. Some insist on the exact layout of a pong, so a pong has
+the mark only if its ping had.
+
+We send exact layouts otherwise, and read what the reference reads: a ping without a node key (very old nodes) or with
+padding, anything after a pong. A list whose length does not fit is as if it were empty. Messages about relays that are
+nodes themselves (types 4 to 9) are not for us.
 
 Source: tailscale, disco; our notes on disco, sections 1 to 5.
 """
@@ -46,6 +50,8 @@ TRANSACTION_BYTES = 12
 ADDRESS_BYTES = 18  # the first bytes of an endpoint
 ENDPOINT_BYTES = 32
 VERSION = 0
+MARK = b"ts4nsnet"
+MARKED_PING_BYTES = 132  # of the datagram, without padding
 
 _HEADER = struct.Struct("!BB")
 
@@ -64,15 +70,22 @@ class Malformed(Ts4nsnetError):
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there? `node_key` is the sender's claim, None of very old nodes; `padding` bytes of nothing follow."""
+    """Are you there?
+
+    Attributes:
+        node_key: the sender's claim; None of very old nodes, who have no mark either.
+        padding: bytes of nothing that follow.
+        is_marked: the sender is of this project.
+    """
 
     transaction: bytes
     node_key: PublicKey | None
     padding: int = 0
+    is_marked: bool = False
 
     def emit(self) -> bytes:
         """What is to be sealed."""
-        key = self.node_key.raw if self.node_key else b""
+        key = self.node_key.raw + MARK * self.is_marked if self.node_key else b""
         return _HEADER.pack(Kind.PING, VERSION) + self.transaction + key + bytes(self.padding)
 
 
@@ -82,10 +95,12 @@ class Pong:
 
     transaction: bytes
     source: Endpoint
+    is_marked: bool = False
 
     def emit(self) -> bytes:
         """What is to be sealed."""
-        return _HEADER.pack(Kind.PONG, VERSION) + self.transaction + self.source[:ADDRESS_BYTES]
+        source = self.source[:ADDRESS_BYTES] + MARK * self.is_marked
+        return _HEADER.pack(Kind.PONG, VERSION) + self.transaction + source
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +126,8 @@ def parse(data: Buffer) -> Message:
         case b"\1" if len(body) >= TRANSACTION_BYTES:
             return _parse_ping(body)
         case b"\2" if len(body) >= TRANSACTION_BYTES + ADDRESS_BYTES:
-            return Pong(body[:TRANSACTION_BYTES], _to_endpoint(body[TRANSACTION_BYTES:]))
+            source, rest = body[TRANSACTION_BYTES:][:ADDRESS_BYTES], body[TRANSACTION_BYTES + ADDRESS_BYTES :]
+            return Pong(body[:TRANSACTION_BYTES], _to_endpoint(source), rest.startswith(MARK))
         case b"\3" if len(data) >= _HEADER.size:
             return CallMeMaybe(_parse_list(body) if data[1] == VERSION else ())
     raise Malformed(f"disco: got {len(data)} bytes of type {kind.hex() or 'none'}, want a ping, pong or call-me-maybe")
@@ -121,7 +137,9 @@ def _parse_ping(body: bytes) -> Ping:
     transaction, rest = body[:TRANSACTION_BYTES], body[TRANSACTION_BYTES:]
     if len(rest) < KEY_BYTES:
         return Ping(transaction, None, len(rest))
-    return Ping(transaction, PublicKey(rest[:KEY_BYTES]), len(rest) - KEY_BYTES)
+    key, rest = PublicKey(rest[:KEY_BYTES]), rest[KEY_BYTES:]
+    is_marked = rest.startswith(MARK)
+    return Ping(transaction, key, len(rest) - len(MARK) * is_marked, is_marked)
 
 
 def _parse_list(body: bytes) -> tuple[Endpoint, ...]:

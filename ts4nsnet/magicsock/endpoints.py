@@ -44,6 +44,7 @@ class Interface:
         kind: as the kernel names the driver of a virtual one; empty for others.
         is_up: usable: set up, and with a carrier.
         is_tunnel: without a link layer.
+        mtu: bytes of IP packet; 0: unknown.
     """
 
     index: int
@@ -53,6 +54,7 @@ class Interface:
     is_loopback: bool = False
     is_tunnel: bool = False
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
+    mtu: int = 0
 
     @property
     def is_overlay(self) -> bool:

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from ts4nsnet.endpoint import Endpoint
 from ts4nsnet.keys import ZERO_KEY, PublicKey
+from ts4nsnet.tailnet import TAILNET_MTU
 
 
 class Drop(StrEnum):
@@ -29,6 +30,7 @@ class PeerPaths:
         home_region: of its relay; 0: unknown.
         endpoints: of UDP.
         wireguard_only: it knows neither disco nor relays: the first of its endpoints has to do.
+        is_gateway: there are networks behind it, of which its paths say nothing.
     """
 
     key: PublicKey
@@ -36,6 +38,7 @@ class PeerPaths:
     home_region: int = 0
     endpoints: tuple[Endpoint, ...] = ()
     wireguard_only: bool = False
+    is_gateway: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,13 @@ class PathChanged:
 
     Attributes:
         latency: seconds there and back; None: not measured, as for relays.
+        mtu: bytes of inner packet that a message to it may have.
     """
 
     key: PublicKey
     endpoint: Endpoint
     latency: float | None = None
+    mtu: int = TAILNET_MTU
 
 
 @dataclass(frozen=True, slots=True)

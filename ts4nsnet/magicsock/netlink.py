@@ -33,9 +33,9 @@ _INT = struct.Struct("=i")
 
 _REQUEST, _DUMP = 0x1, 0x300
 _NESTED_MASK = 0x3FFF
-_LINK_NAME, _LINK_INFO, _INFO_KIND = 3, 18, 1
+_LINK_NAME, _LINK_MTU, _LINK_INFO, _INFO_KIND = 3, 4, 18, 1
 _ADDRESS_ADDRESS, _ADDRESS_LOCAL, _ADDRESS_FLAGS = 1, 2, 8
-_ROUTE_DESTINATION, _ROUTE_INTERFACE = 1, 4
+_ROUTE_DESTINATION, _ROUTE_INTERFACE, _ROUTE_METRICS, _METRIC_MTU = 1, 4, 8, 2
 _UP, _LOOPBACK, _RUNNING = 0x1, 0x8, 0x40
 _TUNNEL_TYPE = 0xFFFE  # ARPHRD_NONE
 _UNUSABLE = 0x08 | 0x20 | 0x40  # in double use, deprecated, tentative
@@ -99,8 +99,13 @@ def error(message: Message) -> int:
 
 def outgoing_interface(message: Message) -> int:
     """The index of the interface that a NEW_ROUTE leads out by; 0: none is named."""
-    value = _attributes(message.body[_ROUTE.size :]).get(_ROUTE_INTERFACE, b"")
-    return int(_INT.unpack(value)[0]) if len(value) == _INT.size else 0
+    return _number(_attributes(message.body[_ROUTE.size :]).get(_ROUTE_INTERFACE, b""))
+
+
+def route_mtu(message: Message) -> int:
+    """The MTU that a NEW_ROUTE has beside its interface's, as of a path that was found to be narrower; 0: none."""
+    metrics = _attributes(message.body[_ROUTE.size :]).get(_ROUTE_METRICS, b"")
+    return _number(_attributes(metrics).get(_METRIC_MTU, b""))
 
 
 def interfaces(messages: Iterable[Message]) -> tuple[Interface, ...]:
@@ -127,6 +132,7 @@ def _link(body: bytes) -> Interface:
         is_up=bool(flags & _UP and flags & _RUNNING),
         is_loopback=bool(flags & _LOOPBACK),
         is_tunnel=kind == _TUNNEL_TYPE,
+        mtu=_number(attributes.get(_LINK_MTU, b"")),
     )
 
 
@@ -166,6 +172,10 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 def _aligned(length: int) -> int:
     return (length + 3) & ~3
+
+
+def _number(value: bytes) -> int:
+    return int(_INT.unpack(value)[0]) if len(value) == _INT.size else 0
 
 
 def _text(value: bytes) -> str:

@@ -19,6 +19,12 @@ A candidate is there as long as somebody stands for it: the coordination server'
 ping from there within 45 s; and while it is the best path. Who has moved says so by naming the old endpoint no more:
 then the relay takes over at once, until there is an answer again, from there or from elsewhere.
 
+A message may be longer than those of a tailnet if both ends are of this project (see disco.py) and a ping of that
+length has just been answered. So each answer on the best path is followed by such a *probe*, as long as the kernel's
+way there has room for; it must arrive whole or not at all. Two probes lost while shorter pings pass take the proof
+back. Another path has to prove it anew; a relay, which carries anything, goes on with what was proven last, so that a
+peer that is idle for a minute costs no change of routes.
+
 Which of two paths is better: the faster one by the ratio of their latencies, in points of 100; a nearby address and
 IPv6 add to that; equals stay. So a path that is a bit slower but in our own network wins over one out and back.
 
@@ -34,6 +40,7 @@ from ts4nsnet import derp
 from ts4nsnet.endpoint import Endpoint, to_ip
 from ts4nsnet.magicsock.endpoints import candidates, is_private
 from ts4nsnet.magicsock.events import PeerPaths
+from ts4nsnet.tailnet import TAILNET_MTU
 
 TRUST_TIME = 6.5  # seconds
 HEARTBEAT_TIME = 3.0
@@ -44,6 +51,7 @@ ASK_TIME = 5.0  # that somebody who asked for a ping waits for the first answer
 UPGRADE_TIME = 60.0  # between two looks for something better than a trusted path
 GOOD_LATENCY = 0.005  # than which nothing better is looked for
 MAX_CANDIDATES = 100
+MAX_LOST_PROBES = 2  # ours
 # ours: invitations make us ping wherever they say, so they are worth MAX_CANDIDATES pings in this many seconds
 INVITED_TIME = 1.0
 
@@ -85,6 +93,7 @@ class Peer:
     config: PeerPaths
     candidates: dict[Endpoint, Candidate] = field(default_factory=dict)  # at most MAX_CANDIDATES
     best: Best | None = None
+    last_best: Endpoint | None = None  # also after it was lost
     trusted_until: float = -inf
     trust_due_at: float = inf  # when its end is to be noticed
     learned_relay: Endpoint | None = None  # where it was heard, while its home is unknown
@@ -95,7 +104,10 @@ class Peer:
     invitations_at: float = -inf  # when it began to use up the pings that its invitations are worth
     invited_pings: int = 0  # and how many it has used
     asked_at: float = inf  # since when somebody waits for `Pinged`
-    announced: Endpoint | None = None  # the endpoint that WireGuard has been told last
+    is_ours: bool = False  # it has shown the mark
+    proven: int = 0  # bytes of inner packet that the best path, or the last one, has carried
+    lost_probes: int = 0  # since one was answered
+    announced: tuple[Endpoint, int] | None = None  # the endpoint and MTU that have been told last
     wake_at: float = inf
 
     # --- what is known ------------------------------------------------------------------------------------------------
@@ -127,6 +139,11 @@ class Peer:
             return next(iter(self.candidates), NOWHERE)
         direct = self.direct(now)
         return direct.endpoint if direct else self.relay or NOWHERE
+
+    @property
+    def mtu(self) -> int:
+        """Bytes of inner packet that a message to it may have."""
+        return TAILNET_MTU if self.config.is_gateway else max(TAILNET_MTU, self.proven)
 
     def wants_search(self, now: float) -> bool:
         """Whether a better path is to be looked for, or one at all."""
@@ -166,6 +183,7 @@ class Peer:
         if config.disco_key != self.config.disco_key:
             self.candidates.clear()
             self.forget()
+            self.is_ours = False
         self.config = config
         listed = candidates(config.endpoints)
         for candidate in self.candidates.values():
@@ -210,10 +228,24 @@ class Peer:
             return  # nobody stands for it any more
         new = Best(endpoint, latency)
         if not self.is_trusted(now) or is_better(new, self.best):
+            if self.last_best != endpoint:
+                self.last_best, self.proven, self.lost_probes = endpoint, 0, 0
             self.best = new
         if self.best and self.best.endpoint == endpoint:
             self.best = new
             self.trusted_until = self.trust_due_at = now + TRUST_TIME
+
+    def prove(self, endpoint: Endpoint, mtu: int) -> None:
+        """A probe to there was answered; one of 0 bytes proves that there is no room for any."""
+        if self.last_best == endpoint:
+            self.proven, self.lost_probes = mtu, 0
+
+    def lose_probe(self, endpoint: Endpoint) -> None:
+        """A probe to there was not answered."""
+        if self.last_best == endpoint:
+            self.lost_probes += 1
+            if self.lost_probes >= MAX_LOST_PROBES:
+                self.proven = 0
 
     def _doubt(self, candidate: Candidate) -> None:
         """The peer, or the server, does not name this endpoint any more: it may have left it just now."""
@@ -229,6 +261,7 @@ class Peer:
     def forget(self) -> None:
         """The network is another one: what was measured in the old one counts for nothing, and nothing waits."""
         self.lose_best()
+        self.proven = 0
         self.searched_at = self.invited_at = -inf
         for candidate in self.candidates.values():
             candidate.pinged_at = -inf

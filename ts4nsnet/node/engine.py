@@ -90,6 +90,9 @@ class Engine(Protocol):
     def set_routes(self, routes: Mapping[int, Collection[Prefix]]) -> None:
         """Know what belongs to these peers of the device now; nothing for one that is gone."""
 
+    def set_mtu(self, peer: int, mtu: int) -> None:
+        """Let packets for a peer of the device be so long, bytes; until then they are as long as all paths carry."""
+
     def device_changed(self) -> None:
         """Do what the device wants done after somebody else spoke to it: added or removed a peer, say."""
 
@@ -102,8 +105,12 @@ class Engine(Protocol):
     def seal(self, peer: int, packet: bytes) -> None:
         """Send a peer a packet of the node's own; the filter is not asked."""
 
-    def send(self, datagram: bytes, endpoint: bytes) -> None:
-        """Send a datagram that is no transport data; one that finds no room is dropped, like on any full network."""
+    def send(self, datagram: bytes, endpoint: bytes, *, whole: bool = False) -> None:
+        """Send a datagram that is no transport data; one that finds no room is dropped, like on any full network.
+
+        Args:
+            whole: nobody on the way may take it to pieces.
+        """
 
     async def run(self) -> NoReturn:
         """Carry packets until cancelled; raises TunGone, in an exception group as all that trio's nurseries raise."""
@@ -154,6 +161,13 @@ class PythonEngine:
 
     def set_routes(self, routes: Mapping[int, Collection[Prefix]]) -> None:
         """See `Engine`: the pipeline looks at the device's own table."""
+        for number, prefixes in routes.items():
+            if not prefixes:
+                self._pipeline.set_mtu(number, 0)
+
+    def set_mtu(self, peer: int, mtu: int) -> None:
+        """See `Engine`."""
+        self._pipeline.set_mtu(peer, mtu)
 
     def device_changed(self) -> None:
         """See `Engine`."""
@@ -177,10 +191,12 @@ class PythonEngine:
         self._pipeline.apply(Seal(peer, (packet,)), now)
         self._settle(now)
 
-    def send(self, datagram: bytes, endpoint: bytes) -> None:
+    def send(self, datagram: bytes, endpoint: bytes, *, whole: bool = False) -> None:
         """See `Engine`."""
         train = Train((datagram,), len(datagram), 1, endpoint)
-        if self._udp.send(train) is not None:
+        if whole:
+            self._udp.send_whole(datagram, endpoint)
+        elif self._udp.send(train) is not None:
             self._pipeline.counters.dropped[Drop.SEND_FAILED] += 1
 
     async def run(self) -> NoReturn:

@@ -27,7 +27,7 @@ from ts4nsnet.control import events as told
 from ts4nsnet.control.hostinfo import EndpointKind, OwnEndpoint
 from ts4nsnet.endpoint import to_ip, to_text
 from ts4nsnet.filter import tsmp
-from ts4nsnet.keys import PrivateKey
+from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.magicsock import Pinged
 from ts4nsnet.netns import Link, NetnsError
 from ts4nsnet.node import state
@@ -63,6 +63,8 @@ RESTART_TIME, RESTART_LOOK_TIME = 1.2, 0.05
 # ours: seconds that a start waits for the server to know our home relay, without which no peer can call us first
 TELL_TIME = 1.0
 EXPIRY_LOOK_TIME = 10.0  # seconds between two looks for expired keys; as the reference
+# ours: seconds from a change of a path's MTU to that of the link's routes, within which there may be others
+MTU_SETTLE_TIME = 1.0
 LINK_RETRY_TIME = 5.0  # ours: seconds until the link is tried again
 # the attribute of a node that may not keep its netmap on disk; tailscale, tailcfg
 NO_NETMAP_CACHE = "disable-cache-network-maps"
@@ -109,7 +111,15 @@ class Life:
         )
         self._engine = make_engine(self._device, self)
         self._transport = Transport(
-            self._device, self._engine, sock, disco_key, os.urandom, self._host_changed, self._pinged
+            self._device,
+            self._engine,
+            sock,
+            disco_key,
+            os.urandom,
+            self._host_changed,
+            self._pinged,
+            self._widened,
+            config.max_mtu,
         )
         self._peers = Peers(self._device, memory, self._transport, say)
         self._names = Names(config, surroundings, self._device.routes, self._engine.write)
@@ -120,6 +130,7 @@ class Life:
         self._linked: Link | None = None
         self._link_changed = trio.Event()
         self._link_changed.set()
+        self._mtu_changed = trio.Event()
         self._phase = Phase.JOINING
         self._netmap: control.NetMap | None = None
         self._remembered = False
@@ -196,6 +207,7 @@ class Life:
                     self._transport.run,
                     self._give_the_server_time,
                     self._keep_link,
+                    self._follow_mtus,
                     self._watch_expiry,
                     self._names.run,
                 ):
@@ -431,6 +443,13 @@ class Life:
     def _pinged(self, event: Pinged) -> None:
         self._pings.answered(event, self._netmap)
 
+    def _widened(self, key: PublicKey, mtu: int) -> None:
+        number = self._peers.number(key)
+        if number is not None:
+            self._engine.set_mtu(number, mtu)
+            self._wiring.widen(key, mtu)
+            self._mtu_changed.set()
+
     # --- link and time ----------------------------------------------------------------------------------------
 
     async def _keep_link(self) -> None:
@@ -441,7 +460,7 @@ class Life:
             self._link_changed = trio.Event()
             wanted = self._link
             try:
-                done = await self._surroundings.configure(wanted)
+                done = await self._surroundings.configure(self._wiring.widened(wanted))
             except NetnsError as error:
                 self._say(f"the container's link is not as it should be: {error}")
                 with trio.move_on_after(LINK_RETRY_TIME):
@@ -453,6 +472,17 @@ class Life:
                 self._say(f"left out, as the container has no IPv6 or a route of its own there: {each}")
             skipped = set(done.skipped)
             self._look_at_start()
+
+    async def _follow_mtus(self) -> None:
+        """Let the link's routes say what paths carry; the engine knows it already, so there is time."""
+        known = self._link
+        while True:
+            await self._mtu_changed.wait()
+            await trio.sleep(MTU_SETTLE_TIME)
+            self._mtu_changed = trio.Event()
+            if (wanted := self._wiring.widened(self._link)) != known:
+                known = wanted
+                self._link_changed.set()
 
     async def _watch_expiry(self) -> None:
         while True:

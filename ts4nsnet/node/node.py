@@ -35,7 +35,7 @@ from ts4nsnet.node.statedir import StateDir
 from ts4nsnet.node.status import StartFailed, Status
 from ts4nsnet.node.surroundings import Surroundings, WorkerError
 from ts4nsnet.node.view import View
-from ts4nsnet.node.wiring import TAILNET_MTU
+from ts4nsnet.tailnet import TAILNET_MTU
 from ts4nsnet.uring import Reference
 from ts4nsnet.wireguard import Device, SessionMemory, SessionTable
 

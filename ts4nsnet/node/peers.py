@@ -72,6 +72,10 @@ class Peers:
         """Whose number it is."""
         return self._keys.get(number)
 
+    def number(self, key: PublicKey) -> int | None:
+        """A peer's number; None for one that is unknown."""
+        return self._numbers.get(key)
+
     def states(self, now: float, wall: float) -> Mapping[PublicKey, PeerState]:
         """All of them as they are.
 

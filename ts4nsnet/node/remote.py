@@ -28,6 +28,7 @@ import trio
 from ts4nsnet.node.engine import Tailnet, TunGone
 from ts4nsnet.node.surroundings import WorkerError, WorkerLink
 from ts4nsnet.node.wiring import Admission, Prefix
+from ts4nsnet.tailnet import TAILNET_MTU
 from ts4nsnet.uring import Counters, Drop, Local, LocalTraffic, Message, Slow, Train, UdpPort, Unsealed
 from ts4nsnet.uring.commands import (
     TO_NODE,
@@ -114,6 +115,7 @@ class RemoteEngine:
         self._is_introduced = False
         self._local = LocalTraffic()
         self._routes: dict[int, frozenset[Prefix]] = {}
+        self._mtus: dict[int, int] = {}
         self._endpoints: dict[int, bytes] = {}
         self._keypairs: dict[int, Keypair] = {}
         self._looked_at: dict[int, float] = {}  # peers with a direct path: what their record said last
@@ -143,7 +145,13 @@ class RemoteEngine:
                 self._routes[number] = frozenset(prefixes)
             else:
                 self._forget(number)
-            self._put(RoutesSet(number, frozenset(prefixes)))
+            self._put(RoutesSet(number, frozenset(prefixes), self._mtus.get(number, TAILNET_MTU)))
+
+    def set_mtu(self, peer: int, mtu: int) -> None:
+        """See `Engine`."""
+        if peer in self._routes and self._mtus.get(peer, TAILNET_MTU) != mtu:
+            self._mtus[peer] = mtu
+            self._put(RoutesSet(peer, self._routes[peer], mtu))
 
     def device_changed(self) -> None:
         """See `Engine`."""
@@ -165,9 +173,11 @@ class RemoteEngine:
         self._put(Seal(peer, (packet,)))
         self._flush()
 
-    def send(self, datagram: bytes, endpoint: bytes) -> None:
+    def send(self, datagram: bytes, endpoint: bytes, *, whole: bool = False) -> None:
         """See `Engine`."""
-        if self._udp.send(Train((datagram,), len(datagram), 1, endpoint)) is not None:
+        if whole:
+            self._udp.send_whole(datagram, endpoint)
+        elif self._udp.send(Train((datagram,), len(datagram), 1, endpoint)) is not None:
             self.counters.dropped[Drop.SEND_FAILED] += 1
 
     def close(self) -> None:
@@ -301,6 +311,7 @@ class RemoteEngine:
             self._looked_at.pop(peer, None)
 
     def _forget(self, peer: int) -> None:
+        self._mtus.pop(peer, None)
         self._endpoints.pop(peer, None)
         self._keypairs.pop(peer, None)
         self._looked_at.pop(peer, None)
@@ -316,7 +327,9 @@ class RemoteEngine:
     def _state(self) -> Iterator[ToWorker]:
         """All that a worker has to be told."""
         yield from (Roamed(peer, endpoint) for peer, endpoint in self._endpoints.items())
-        yield from (RoutesSet(peer, prefixes) for peer, prefixes in self._routes.items())
+        yield from (
+            RoutesSet(peer, prefixes, self._mtus.get(peer, TAILNET_MTU)) for peer, prefixes in self._routes.items()
+        )
         if self._filter is not None:
             yield self._filter
         yield self._local

@@ -23,6 +23,8 @@ from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.magicsock import Conn, OwnEndpointsChanged, Path, PathChanged, PeerPaths, Pinged, is_disco
 from ts4nsnet.magicsock import adapter as magicsock_adapter
 from ts4nsnet.magicsock.adapter import Routes
+from ts4nsnet.netns.model import MAX_MTU
+from ts4nsnet.tailnet import TAILNET_MTU
 from ts4nsnet.uring import Train
 from ts4nsnet.uring.trains import form_trains
 from ts4nsnet.wireguard import Device
@@ -30,6 +32,9 @@ from ts4nsnet.wireguard import Device
 # ours: seconds between two words to magicsock that a peer is sent to; its own times are seconds
 NOTE_TIME = 1.0
 _TRANSPORT = b"\4"  # of WireGuard's messages, data; the others are handshakes
+# bytes; of IPv6, UDP and WireGuard around a packet. What remains of a greatest packet of the loopback, 65,456, fits in
+# one datagram of IPv4, too
+OVERHEAD_BYTES = 40 + 8 + 32
 
 
 class Engine(Protocol):
@@ -38,8 +43,8 @@ class Engine(Protocol):
     def receive(self, trains: Sequence[Train]) -> None:
         """Take what has come by another way than UDP."""
 
-    def send(self, datagram: bytes, endpoint: Endpoint) -> None:
-        """Send a datagram by UDP."""
+    def send(self, datagram: bytes, endpoint: Endpoint, *, whole: bool = False) -> None:
+        """Send a datagram by UDP, perhaps in one piece or not at all."""
 
     def device_changed(self) -> None:
         """Do what the device wants done."""
@@ -56,6 +61,8 @@ class Transport:
         random: yields unpredictable bytes.
         changed: is called when our home relay, our own endpoints or who can reach us may have changed.
         pinged: takes the results of pings.
+        widened: is told how long a packet may be that is for this peer: bytes.
+        max_mtu: bytes, that this never exceeds; None: as paths allow.
     """
 
     def __init__(
@@ -67,15 +74,19 @@ class Transport:
         random: Callable[[int], bytes],
         changed: Callable[[], None],
         pinged: Callable[[Pinged], None],
+        widened: Callable[[PublicKey, int], None],
+        max_mtu: int | None = None,
     ) -> None:
         self._device = device
         self._engine = engine
         self._changed = changed
         self._pinged = pinged
+        self._widened = widened
+        self._max_mtu = MAX_MTU if max_mtu is None else max_mtu
         self._regions = derp.Regions(random)
         self._relays = derp_adapter.Adapter(self._regions, self._from_relays)
         self._routes = Routes()
-        self._conn = Conn(disco_key, random, self._routes.is_direct)
+        self._conn = Conn(disco_key, random, self._routes.is_direct, self._mtu)
         port, ipv6 = sock.getsockname()[1], sock.family == socket.AF_INET6
         self._paths = magicsock_adapter.Adapter(
             self._conn, self._routes, port, ipv6=ipv6, send=self._send, deliver=self._take_event
@@ -148,6 +159,9 @@ class Transport:
         """Ask a peer whether it is there; the answer comes as `Pinged`."""
         self._conn.ping(key, now)
         self._paths.wake()
+
+    def _mtu(self, endpoint: Endpoint) -> int:
+        return min(self._routes.mtu(endpoint) - OVERHEAD_BYTES, self._max_mtu)
 
     def _choose_home(self) -> None:
         now = trio.current_time()
@@ -230,15 +244,16 @@ class Transport:
     def _send(self, datagram: bytes, endpoint: Endpoint, peer: PublicKey | None) -> None:
         relayed = derp.from_endpoint(endpoint)
         if relayed is None:
-            self._engine.send(datagram, endpoint)
+            self._engine.send(datagram, endpoint, whole=len(datagram) > TAILNET_MTU)  # no other is as long as a probe
         elif peer is not None:
             self._regions.send(peer, relayed[0], (datagram,), trio.current_time(), urgent=True)
             self._relays.wake_writers()
 
     def _take_event(self, event: PathChanged | Pinged | OwnEndpointsChanged) -> None:
         match event:
-            case PathChanged(key, endpoint):
+            case PathChanged(key, endpoint, _, mtu):
                 self._by_endpoint.pop(self._endpoint_of.pop(key, b""), None)
+                self._widened(key, mtu)
                 self._device.set_endpoint(key, endpoint, trio.current_time())
                 self._engine.device_changed()
                 if any(endpoint) and derp.from_endpoint(endpoint) is None:

@@ -13,6 +13,8 @@ of the one that was asked for. Which of its endpoints packets go to is for magic
 The container's link has more than the tailnet's addresses and routes:
 
 * the address that container tools believe it to have (10.0.2.100, or --cidr's): published ports dial it;
+* a route for each peer whose path carries longer packets than a tailnet's; not for what lies behind a peer, of which
+  its path says nothing;
 * a default route through the TUN, of low rank: what has no way is refused by us, at once and with a reason;
 * below that, from before the TUN is used until after it is gone: nothing is reachable, so nothing leaks or hangs.
 
@@ -21,7 +23,7 @@ Source: notes control.md 5.7, 9.1, container-tools.md 1; tailscale, net/routeman
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple, Self
 
@@ -33,15 +35,13 @@ from ts4nsnet.keys import PublicKey
 from ts4nsnet.magicsock import PeerPaths
 from ts4nsnet.netns import Link, Route
 from ts4nsnet.netns.model import MAX_PRIORITY, MIN_IPV6_MTU, MIN_MTU
-from ts4nsnet.tailnet import TAILNET_V4, TAILNET_V6
+from ts4nsnet.tailnet import TAILNET_MTU, TAILNET_V4, TAILNET_V6
 from ts4nsnet.wireguard import PeerConfig
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
 
 EVERYTHING = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
-# what every path of a tailnet carries, bytes of inner packet; tailscale, net/tstun
-TAILNET_MTU = 1280
 # ours: packets; a receive window of some MB in packets of that size, which the kernel may hand over at once
 TXQUEUELEN = 4000
 # ours: a metric behind that of a default route that a container tool adds (rootlesskit: 0)
@@ -109,7 +109,9 @@ class Wiring:
     ) -> None:
         self._interface = interface
         self._own = () if address is None else (address,)
-        self._mtus = {4: max(MIN_MTU, _least(max_mtu)), 6: max(MIN_IPV6_MTU, _least(max_mtu))}
+        self._least_mtus = {4: max(MIN_MTU, _least(max_mtu)), 6: max(MIN_IPV6_MTU, _least(max_mtu))}
+        self._mtus: dict[PublicKey, int] = {}  # of paths that carry more
+        self._sources: tuple[Address, ...] = ()
         self._exit_node = exit_node
         self._peers: dict[int, WiredPeer] = {}  # by NodeID
         self._keys: Counter[PublicKey] = Counter()  # by how many nodes; more than one only while a server changes them
@@ -137,6 +139,23 @@ class Wiring:
                 after[node.id] = wired_peer(node, is_exit=is_named(node, self._exit_node))
         return self._changes(before, after, netmap)
 
+    def widen(self, key: PublicKey, mtu: int) -> None:
+        """The path to a peer carries packets of so many bytes."""
+        if mtu > TAILNET_MTU:
+            self._mtus[key] = mtu
+        else:
+            self._mtus.pop(key, None)
+
+    def widened(self, link: Link) -> Link:
+        """A link that was asked for, with the routes of paths that carry more."""
+        routes: dict[str | IPv4Network | IPv6Network, Route] = {}
+        for peer in self._peers.values():
+            mtu = 0 if peer.paths.is_gateway else self._mtus.get(peer.config.public_key, 0)
+            routes |= {str(prefix): self._route(prefix, mtu) for prefix in peer.config.allowed_ips if mtu}
+        for route in link.routes:
+            routes.pop(route.destination, None)
+        return replace(link, routes=(*link.routes, *(routes[each] for each in sorted(routes, key=str))))
+
     def expire(self, netmap: NetMap, wall: float) -> Changes:
         """What the passing of time asks for: peers whose keys have expired by `wall` are removed."""
         before = {number: self._peers.get(number) for number in self._peers if self._is_gone(number, netmap, wall)}
@@ -161,6 +180,7 @@ class Wiring:
         gone = {key for key in olds if not self._keys[key]}
         for key in gone:
             del self._keys[key]
+            self._mtus.pop(key, None)
         peers = [peer for number, peer in after.items() if peer != before[number]]
         link = self._wanted_link(netmap)
         if link == self._link:
@@ -169,16 +189,16 @@ class Wiring:
         return Changes(tuple(gone), tuple(peers), link)
 
     def _wanted_link(self, netmap: NetMap) -> Link:
-        own = netmap.self_node.addresses
+        own = self._sources = netmap.self_node.addresses
         accepted = [TAILNET_V4, TAILNET_V6, *sorted(self._subnets, key=str)]
-        routes = [self._route(prefix, own) for prefix in accepted]
-        routes += [self._route(prefix, own, DEFAULT_PRIORITY) for prefix in EVERYTHING]
+        routes = [self._route(prefix) for prefix in accepted]
+        routes += [self._route(prefix, priority=DEFAULT_PRIORITY) for prefix in EVERYTHING]
         return Link(self._interface, (*own, *self._own), (*routes, *_NO_WAY), txqueuelen=TXQUEUELEN)
 
-    def _route(self, prefix: Prefix, own: tuple[Address, ...], priority: int | None = None) -> Route:
+    def _route(self, prefix: Prefix, mtu: int = 0, *, priority: int | None = None) -> Route:
         # without a source the kernel could choose the address that only container tools know
-        source = next((address for address in own if address.version == prefix.version), None)
-        return Route(prefix, mtu=self._mtus[prefix.version], priority=priority, source=source)
+        source = next((address for address in self._sources if address.version == prefix.version), None)
+        return Route(prefix, mtu=mtu or self._least_mtus[prefix.version], priority=priority, source=source)
 
 
 # nothing may leak, or hang, whatever becomes of the link
@@ -190,7 +210,8 @@ def wired_peer(node: NetMapNode, *, is_exit: bool = False) -> WiredPeer:
     own = {ip_network(address) for address in node.addresses}
     allowed = {prefix for prefix in node.allowed_ips if prefix.prefixlen > 0 or is_exit} | own
     endpoints = tuple(dict.fromkeys(ip_endpoint(*endpoint) for endpoint in node.endpoints))
-    paths = PeerPaths(node.key, node.disco_key, node.home_derp, endpoints, node.wireguard_only)
+    is_gateway = allowed != own
+    paths = PeerPaths(node.key, node.disco_key, node.home_derp, endpoints, node.wireguard_only, is_gateway)
     return WiredPeer(PeerConfig(node.key, frozenset(allowed)), paths)
 
 

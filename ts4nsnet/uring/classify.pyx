@@ -26,13 +26,12 @@ import struct
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from ts4nsnet.uring.wire cimport TCP, UDP, Look, be32, look
+from ts4nsnet.uring.wire cimport SYN, TCP, UDP, Look, be32, look
 
 cdef enum:
     ICMP = 1
     ICMPV6 = 58
     PLACES = 4096  # ours: 200 KB when all are used
-    SYN = 0x02
     KEY_BYTES = 40
 
 # ours: seconds; of UDP the judge has a memory of its own, where flows that it does not see are forgotten

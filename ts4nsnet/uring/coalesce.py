@@ -34,6 +34,10 @@ The frame: the first packet's headers, lengths of the whole, IPv4 checksum anew;
 field the pseudo-header's sum, not complemented. The kernel never looks at that checksum again on its way to a local
 socket.
 
+A frame of TCP says that it can be cut into packets of `mtu` bytes, whatever those were that it was made of, also if it
+was one: between two of us packets are as long as the path carries, and a container that forwards must be able to cut
+them again.
+
 Which is why we verify before merging, as wireguard-go does (layer 4; the IPv4 header, whose checksum we make anew, is
 ours) and the kernel's WireGuard does not: WireGuard has authenticated what the peer sent, but the damage that an
 application host's memory or network card did before is what the container's stack must still find. A packet with a
@@ -128,11 +132,13 @@ class _Group:
         self.open = size == self.gso_size and not segment.push
         return True
 
-    def frame(self) -> bytes:
+    def frame(self, mtu: int) -> bytes:
         """The vnet header and the packet, for one write to the TUN."""
-        if len(self.payloads) == 1:
+        ip, header_len, gso_size = self.first.ip, self.first.header_len, self.gso_size
+        if ip.protocol == Protocol.TCP:
+            gso_size = min(gso_size, mtu - header_len)
+        if self.size <= header_len + gso_size:
             return b"".join((_ALONE, self.packet))
-        ip, header_len = self.first.ip, self.first.header_len
         layer4 = ip.header_len
         header = bytearray(self.packet[:header_len])
         set_payload_len(header, layer4, self.size - layer4)
@@ -144,7 +150,7 @@ class _Group:
             header[layer4 + 13] |= PSH if self.push else 0
         partial = fold(pseudo_sum(ip.source, ip.destination, ip.protocol, self.size - layer4))
         _WORD.pack_into(header, layer4 + csum_offset, partial)
-        vnet = VnetHeader(VnetFlag.NEEDS_CSUM, gso_type, header_len, self.gso_size, layer4, csum_offset)
+        vnet = VnetHeader(VnetFlag.NEEDS_CSUM, gso_type, header_len, gso_size, layer4, csum_offset)
         return b"".join((vnet.emit(), header, *self.payloads))
 
 
@@ -152,7 +158,9 @@ Waiting = dict[tuple[Flow, int], _Group]  # by the flow and the sequence number 
 Addresses = tuple[bytes, bytes]
 
 
-def coalesce(packets: Sequence[Buffer], *, tcp: bool = True, udp: bool = True) -> list[bytes]:
+def coalesce(
+    packets: Sequence[Buffer], *, tcp: bool = True, udp: bool = True, mtu: int = MAX_FRAME_BYTES
+) -> list[bytes]:
     """The frames (vnet header and packet, one write each) that bring a batch of IP packets into a TUN.
 
     Args:
@@ -160,6 +168,7 @@ def coalesce(packets: Sequence[Buffer], *, tcp: bool = True, udp: bool = True) -
             frame of its own.
         tcp: whether to merge TCP segments.
         udp: whether to merge UDP datagrams.
+        mtu: bytes to which a frame of TCP can be cut; more than any headers.
     """
     protocols = {protocol for protocol, wanted in ((Protocol.TCP, tcp), (Protocol.UDP, udp)) if wanted}
     frames: list[bytes | _Group] = []
@@ -183,7 +192,7 @@ def coalesce(packets: Sequence[Buffer], *, tcp: bool = True, udp: bool = True) -
             group = _Group(packet, segment)
             frames.append(group)
         waiting[segment.flow, segment.next_sequence] = group
-    return [frame if isinstance(frame, bytes) else frame.frame() for frame in frames]
+    return [frame if isinstance(frame, bytes) else frame.frame(mtu) for frame in frames]
 
 
 def _parsed(packet: Buffer) -> IP | None:

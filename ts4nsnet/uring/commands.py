@@ -25,6 +25,7 @@ from typing import Generic, Self, TypeVar, get_args
 
 from ts4nsnet.filter import Range, Rule
 from ts4nsnet.filter.rules import Prefix
+from ts4nsnet.tailnet import TAILNET_MTU
 from ts4nsnet.uring.events import Local, Message, Refused, Slow, Unsealed
 from ts4nsnet.uring.local import LocalTraffic
 from ts4nsnet.uring.trains import Train
@@ -34,10 +35,11 @@ from ts4nsnet.wireguard.sessions import Confirmed, KeysZeroed, Roamed
 
 @dataclass(frozen=True, slots=True)
 class RoutesSet:
-    """These prefixes, and no others, belong to `peer`."""
+    """These prefixes, and no others, belong to `peer`, and its path carries packets of `mtu` bytes."""
 
     peer: int
     prefixes: frozenset[Prefix]
+    mtu: int = TAILNET_MTU
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from ts4nsnet.errors import Ts4nsnetError
 from ts4nsnet.filter import Destination, Range, Rule
 from ts4nsnet.filter.rules import Prefix
 from ts4nsnet.packet import Buffer
+from ts4nsnet.tailnet import TAILNET_MTU
 from ts4nsnet.uring.commands import (
     Complete,
     FilterSet,
@@ -50,7 +51,7 @@ from ts4nsnet.wireguard.handshake import TransportKeys
 from ts4nsnet.wireguard.messages import ENDPOINT_BYTES
 from ts4nsnet.wireguard.sessions import Confirmed, KeysZeroed, Roamed
 
-VERSION = 1
+VERSION = 2
 # ours; the worker carries no packets while it takes one in, which is 15 ms if it is full of routes
 MAX_DATAGRAM_BYTES = 32 << 10
 MAX_MESSAGE_BYTES = 64 << 20  # ours
@@ -167,6 +168,7 @@ def _read_address(cursor: _Cursor) -> bytes:
 
 _PEER = _U32
 _KEYPAIR = Struct("<III32s32s?d")
+_ROUTED = Struct("<IH")
 _ROAMED = Struct(f"<I{ENDPOINT_BYTES}s")
 _PORTS = Struct("<HH")
 _TRAIN = Struct(f"<II{ENDPOINT_BYTES}s")
@@ -186,6 +188,13 @@ def _read_keypair(cursor: _Cursor) -> Keypair:
     if not isfinite(created_at):
         raise Malformed(f"got {created_at} as a point in time")
     return Keypair(peer, local_index, remote_index, TransportKeys(send, receive), initiator, created_at)
+
+
+def _read_routes_set(cursor: _Cursor) -> RoutesSet:
+    peer, mtu = cursor.unpack(_ROUTED)
+    if mtu < TAILNET_MTU:
+        raise Malformed(f"got an MTU of {mtu}, want {TAILNET_MTU} at least")
+    return RoutesSet(peer, frozenset(cursor.many(_read_prefix)), mtu)
 
 
 def _train(train: Train) -> bytes:
@@ -290,8 +299,8 @@ _CODECS: tuple[tuple[int, type, _BodyWriter, _BodyReader], ...] = (
     (
         5,
         RoutesSet,
-        lambda each: _PEER.pack(each.peer) + _many(_prefix, each.prefixes),
-        lambda cursor: RoutesSet(cursor.one(_PEER), frozenset(cursor.many(_read_prefix))),
+        lambda each: _ROUTED.pack(each.peer, each.mtu) + _many(_prefix, each.prefixes),
+        _read_routes_set,
     ),
     (6, FilterSet, _filter_set, _read_filter_set),
     (7, LocalTraffic, _local_traffic, _read_local_traffic),

@@ -38,6 +38,9 @@ class Pipeline(Protocol):
     def apply(self, command: Command, now: float) -> None:
         """Do what the node says."""
 
+    def mtu_to(self, peer: int) -> int:
+        """How long packets for a peer may be, bytes."""
+
 
 class Judge:
     """Judges the packets of one pipeline.
@@ -46,18 +49,16 @@ class Judge:
         pipeline: whose packets they are.
         routes: whose an address is.
         packet_filter: what may pass; only `set_rules` here may change it.
-        mtu: of all paths, bytes of inner packet.
 
     Attributes:
         version: another number after each change of what decides.
     """
 
-    def __init__(self, pipeline: Pipeline, routes: AllowedIPs, packet_filter: Filter, mtu: int) -> None:
+    def __init__(self, pipeline: Pipeline, routes: AllowedIPs, packet_filter: Filter) -> None:
         self.version = 0
         self._pipeline = pipeline
         self._routes = routes
         self._filter = packet_filter
-        self._mtu = mtu
         self._local = LocalTraffic()
 
     @property
@@ -122,11 +123,12 @@ class Judge:
         elif peer is None:
             self._answer(answers.refusal(first), Drop.NO_ROUTE, len(packets))
             self._pipeline.emit(Refused(inner.destination))
-        elif inner.length > self._mtu and (answer := answers.too_big(first, self._mtu)) is not None:
-            self._answer(answer, Drop.TOO_BIG, len(packets))
         else:
-            packets[0] = clamp_mss(first, self._mtu)
-            return peer
+            mtu = self._pipeline.mtu_to(peer)
+            if inner.length <= mtu or (answer := answers.too_big(first, mtu)) is None:
+                packets[0] = clamp_mss(first, mtu)
+                return peer
+            self._answer(answer, Drop.TOO_BIG, len(packets))
         return None
 
     def _answer(self, answer: bytes | None, reason: Drop, dropped: int) -> None:

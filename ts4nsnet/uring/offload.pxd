@@ -59,6 +59,7 @@ cdef class Coalescer:
     cdef public bint tcp
     cdef public bint udp
     cdef bint vnet_hdr
+    cdef uint32_t mtu
     cdef Part* parts
     cdef Group* groups
     cdef int32_t* buckets

@@ -25,6 +25,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from ts4nsnet.packet import Malformed
 
+from ts4nsnet.uring.fit cimport fit
 from ts4nsnet.uring.wire cimport (
     ACK,
     CWR,
@@ -278,10 +279,12 @@ cdef class Coalescer:
 
     Args:
         vnet_hdr: whether a frame begins with a virtio_net_hdr; without one nothing is merged.
+        mtu: bytes to which a frame of TCP can be cut.
     """
 
-    def __cinit__(self, *, bint vnet_hdr=True, bint tcp=True, bint udp=True):
+    def __cinit__(self, *, bint vnet_hdr=True, bint tcp=True, bint udp=True, uint32_t mtu=MAX_FRAME_BYTES):
         self.vnet_hdr = vnet_hdr
+        self.mtu = mtu
         self.tcp = tcp
         self.udp = udp
         self.parts = <Part*>malloc(MAX_PACKETS * sizeof(Part))
@@ -420,14 +423,17 @@ cdef class Coalescer:
         cdef uint8_t* packet = group.packet
         cdef VnetHeader vnet
         cdef uint32_t layer4_len
+        cdef uint32_t gso_size = group.gso_size
         cdef int count = 0
         memset(&vnet, 0, sizeof(vnet))
-        if group.count > 1:
+        if group.header_len and group.protocol == TCP and group.header_len + gso_size > self.mtu:
+            gso_size = self.mtu - group.header_len
+        if group.header_len and group.size > group.header_len + gso_size:
             layer4_len = group.size - group.ip_len
             set_payload_len(packet, group.version, group.ip_len, layer4_len)
             vnet.flags = NEEDS_CSUM
             vnet.hdr_len = group.header_len
-            vnet.gso_size = <uint16_t>group.gso_size
+            vnet.gso_size = <uint16_t>gso_size
             vnet.csum_start = group.ip_len
             if group.protocol == UDP:
                 put_be16(packet + group.ip_len + 4, <uint16_t>layer4_len)
@@ -460,13 +466,18 @@ cdef class Coalescer:
 # --- doors for Python -------------------------------------------------------------------------------------------------
 
 
-def segment(const uint8_t[::1] frame):
-    """The complete IP packets, in their order, that a frame read from a TUN stands for; raises `Malformed`."""
+def segment(const uint8_t[::1] frame, uint32_t mtu=MAX_FRAME_BYTES, *, bint coarse=False):
+    """The complete IP packets, in their order, that a frame read from a TUN stands for; raises `Malformed`.
+
+    Args:
+        mtu, coarse: see `segment.fitted`.
+    """
     cdef Cut cut
     cdef uint32_t number
     cdef bytearray packet
     if not frame.shape[0] or not plan(&frame[0], frame.shape[0], True, &cut):
         raise Malformed("frame", got=f"{frame.shape[0]} bytes", want="a packet, or a superpacket that can be cut")
+    fit(&cut, mtu, coarse)
     packets = []
     for number in range(cut.count):
         packet = bytearray(segment_size(&cut, number))
@@ -475,9 +486,9 @@ def segment(const uint8_t[::1] frame):
     return packets
 
 
-def coalesce(packets, *, bint tcp=True, bint udp=True):
+def coalesce(packets, *, bint tcp=True, bint udp=True, uint32_t mtu=MAX_FRAME_BYTES):
     """The frames (vnet header and packet) that bring a batch of packets into a TUN; `coalesce.coalesce` says more."""
-    cdef Coalescer batch = Coalescer(tcp=tcp, udp=udp)
+    cdef Coalescer batch = Coalescer(tcp=tcp, udp=udp, mtu=mtu)
     cdef bytearray copies = bytearray()
     cdef uint8_t* at
     cdef iovec vectors[MAX_GROUP_PACKETS]

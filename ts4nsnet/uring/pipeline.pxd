@@ -65,6 +65,7 @@ cdef class Pipeline:
     cdef object _routes_version
     cdef Routes routes
     cdef uint32_t mtu
+    cdef uint32_t* mtus             # of each peer's path
     cdef bint vnet_hdr
     cdef bint has_port      # which sends what is in `trains`
     cdef uint8_t* arena

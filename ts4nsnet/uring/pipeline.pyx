@@ -34,6 +34,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from ts4nsnet.uring.classify cimport IN, OUT, Accepted
+from ts4nsnet.uring.fit cimport fit
 from ts4nsnet.uring.offload cimport Cut, emit_segment, iovec, plan, segment_size
 from ts4nsnet.uring.system cimport (
     MAP_ANONYMOUS,
@@ -120,7 +121,7 @@ cdef class Pipeline:
         sessions: the compiled session table, which nobody else may use from now on.
         allowed_ips: whose an address is; looked at again when its version is another.
         packet_filter: of a `judge.Judge`; None: there is no judge yet.
-        mtu: of all paths, bytes of inner packet.
+        mtu: of a path of which nothing else is said, bytes of inner packet.
         vnet_hdr: whether frames begin with a virtio_net_hdr.
         counter_memory: where to count, COUNTER_WORDS of 64 bits; None for memory of its own.
 
@@ -151,7 +152,7 @@ cdef class Pipeline:
         self.accepted = Accepted()
         self.mtu = mtu
         self.vnet_hdr = vnet_hdr
-        self.coalescer = Coalescer(vnet_hdr=vnet_hdr)
+        self.coalescer = Coalescer(vnet_hdr=vnet_hdr, mtu=mtu)
         self._trains = []
         self._frames = []
         self._events = deque()
@@ -161,16 +162,20 @@ cdef class Pipeline:
         cdef void* arena = mmap(
             NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
         )
-        if not self.messages or not self.trains or not self.batches or arena == MAP_FAILED:
+        self.mtus = <uint32_t*>malloc(sessions.peers * sizeof(uint32_t))
+        if not self.messages or not self.trains or not self.batches or not self.mtus or arena == MAP_FAILED:
             raise MemoryError
+        for number in range(sessions.peers):
+            self.mtus[number] = mtu
         self.arena = <uint8_t*>arena
         if packet_filter is not None:
-            self.judge = Judge(self, allowed_ips, packet_filter, mtu)
+            self.judge = Judge(self, allowed_ips, packet_filter)
 
     def __dealloc__(self):
         free(self.messages)
         free(self.trains)
         free(self.batches)
+        free(self.mtus)
         if self.arena is not NULL:
             munmap(self.arena, ARENA_BYTES)
 
@@ -198,7 +203,7 @@ cdef class Pipeline:
         """Put the packets of a frame into the arena; only if there is room. The frame is used up."""
         cdef Cut cut
         cdef Message* message
-        cdef uint32_t number, length, full_size
+        cdef uint32_t number, length, full_size, mtu
         cdef int32_t peer
         self.counts[READ_FRAMES] += 1
         if not plan(frame, size, self.vnet_hdr, &cut) or (
@@ -206,15 +211,17 @@ cdef class Pipeline:
         ):
             self.counts[FRAME_MALFORMED] += 1
             return 0
+        peer = self.routes.destination(cut.packet)
+        mtu = self.mtu if peer < 0 else self.mtus[peer]
+        fit(&cut, mtu, mtu > self.mtu)
         full_size = OVERHEAD_BYTES + segment_size(&cut, 0) + 15
         if cut.count > MAX_MESSAGES // 2 or <size_t>cut.count * full_size > ROOM_BYTES:
             self.counts[FRAME_MALFORMED] += 1
             return 0
         self.counts[READ_PACKETS] += cut.count
-        peer = self.routes.destination(cut.packet)
         if self.judge is not None and (
             peer < 0
-            or segment_size(&cut, 0) > self.mtu
+            or segment_size(&cut, 0) > mtu
             or not self.accepted.has(cut.packet, cut.size, OUT, now)
         ):
             return self._ask(&cut, peer, now)
@@ -252,7 +259,7 @@ cdef class Pipeline:
 
     cdef Message* stage(self, uint32_t peer, uint32_t size) except NULL:
         """Make room for a packet at the end of its peer's batch; its padding is there already."""
-        cdef uint32_t whole = padded(size, self.mtu)
+        cdef uint32_t whole = padded(size, self.mtus[peer])
         cdef Message* message = &self.messages[self.message_count]
         cdef uint32_t number = self.batch_count
         cdef Batch* batch
@@ -449,6 +456,14 @@ cdef class Pipeline:
                 self._collect()
             self._stage_copy(command.peer, packet)
         self.seal_batches(now)
+
+    def set_mtu(self, uint32_t peer, uint32_t mtu):
+        """Let packets for a peer be so long, bytes; never shorter than for all."""
+        self.mtus[peer] = max(mtu, self.mtu)
+
+    def mtu_to(self, uint32_t peer):
+        """How long packets for a peer may be."""
+        return self.mtus[peer]
 
     def drop(self, reason, uint32_t packets=1):
         """Count what the judge has dropped."""

@@ -266,6 +266,10 @@ cdef class Port:
         self.pipeline.apply(command, now)
         self.settle()
 
+    def set_mtu(self, peer, mtu):
+        """Let packets for a peer be so long."""
+        self.pipeline.set_mtu(peer, mtu)
+
     def from_udp(self, trains, double now):
         """Take what has come for this node by another way than UDP."""
         self.pipeline.refresh()

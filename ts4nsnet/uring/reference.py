@@ -30,7 +30,7 @@ from ts4nsnet.uring.coalesce import coalesce
 from ts4nsnet.uring.counters import Counters, Drop
 from ts4nsnet.uring.events import Event, Slow, Unsealed
 from ts4nsnet.uring.judge import Judge
-from ts4nsnet.uring.segment import segment
+from ts4nsnet.uring.segment import VNET_HEADER_BYTES, VnetHeader, segment
 from ts4nsnet.uring.trains import Train, form_trains
 from ts4nsnet.wireguard import AllowedIPs, Command, Seal, SessionTable
 
@@ -44,7 +44,7 @@ class Reference:
         sessions: the session table, which nobody else may use from now on.
         routes: whose an address is.
         packet_filter: what may pass.
-        mtu: of all paths, bytes of inner packet.
+        mtu: of a path of which nothing else is said, bytes of inner packet.
         vnet_hdr: whether frames begin with a virtio_net_hdr, so that superpackets can be read and written.
 
     Attributes:
@@ -55,10 +55,11 @@ class Reference:
         self, sessions: SessionTable, routes: AllowedIPs, packet_filter: Filter, *, mtu: int, vnet_hdr: bool
     ) -> None:
         self.counters = Counters()
-        self.judge = Judge(self, routes, packet_filter, mtu)
+        self.judge = Judge(self, routes, packet_filter)
         self._sessions = sessions
         self._routes = routes
         self._mtu = mtu
+        self._mtus: dict[int, int] = {}
         self._vnet_hdr = vnet_hdr
         self._trains: list[Train] = []
         self._frames: list[bytes] = []
@@ -75,13 +76,12 @@ class Reference:
         for frame in frames:
             self.counters.read_frames += 1
             try:
-                packets = segment(frame) if self._vnet_hdr else [bytes(frame)]
-                destination = Inner.parse(packets[0]).destination
+                owner, packets = self._cut(frame)
             except Malformed:
                 self.counters.dropped[Drop.FRAME_MALFORMED] += 1
                 continue
             self.counters.read_packets += len(packets)
-            peer = self.judge.outbound(packets, self._routes.lookup(destination), now)
+            peer = self.judge.outbound(packets, owner, now)
             if peer is not None:
                 batches.setdefault(peer, []).extend(packets)
         for peer, packets in batches.items():
@@ -103,16 +103,25 @@ class Reference:
                     self._events.append(Slow(bytes(datagram), train.endpoint))
         self.write(packets)
 
+    def _cut(self, frame: Buffer) -> tuple[int | None, list[bytes]]:
+        """Whose a frame of the container's is, and its packets as the way there carries them; raises `Malformed`."""
+        if not self._vnet_hdr:
+            frame = VnetHeader().emit() + frame
+        packet = memoryview(frame)[VNET_HEADER_BYTES:]
+        owner = self._routes.lookup(Inner.parse(packet).destination)
+        mtu = self.mtu_to(owner)
+        return owner, segment(frame, mtu, coarse=mtu > self._mtu)
+
     def write(self, packets: Sequence[bytes]) -> None:
         """Take packets for the container, in their order."""
-        frames = coalesce(packets) if self._vnet_hdr else packets
+        frames = coalesce(packets, mtu=self._mtu) if self._vnet_hdr else packets
         self.counters.written_packets += len(packets)
         self.counters.written_frames += len(frames)
         self._frames.extend(frames)
 
     def _seal(self, peer: int, packets: Sequence[bytes], now: float) -> None:
         endpoint = self._sessions.endpoint(peer)
-        messages = self._sessions.seal(peer, packets, self._mtu, now)
+        messages = self._sessions.seal(peer, packets, self.mtu_to(peer), now)
         if messages is None:
             self._events.append(Unsealed(peer, tuple(packets)))
         elif not any(endpoint):
@@ -148,6 +157,14 @@ class Reference:
             self._sessions.apply(command)
         else:
             self._seal(command.peer, command.packets, now)
+
+    def set_mtu(self, peer: int, mtu: int) -> None:
+        """Let packets for a peer be so long, bytes; never shorter than for all."""
+        self._mtus[peer] = mtu
+
+    def mtu_to(self, peer: int | None) -> int:
+        """How long packets for a peer may be."""
+        return self._mtu if peer is None else max(self._mtu, self._mtus.get(peer, 0))
 
     def drop(self, reason: Drop, packets: int = 1) -> None:
         """Count packets that go nowhere."""

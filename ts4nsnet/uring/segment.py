@@ -26,12 +26,20 @@ A frame that is no superpacket may still need its checksum (NEEDS_CSUM). Then th
 sum and the rule is `field = ~sum(packet[csum_start:])`, whatever the protocol is. A frame without any flag is passed on
 unread; WireGuard's routing looks at its addresses.
 
+How long the packets of a TCP flow are is not for its sender alone to say (`fitted`). A path that has become narrower
+cuts what is too long for it, superpackets and others, so that connections live on with the segment size that they
+began with; nobody has to be told. A wide path, the whole way to the other container, takes superpackets in pieces as
+long as it carries; up to 65,456 bytes that is one message and one call of the cipher. The other end writes them as
+superpackets again (`coalesce`), so that they can be cut again. UDP is always cut as it says: its boundaries count.
+
 What we trust: `gso_type`, `gso_size`, and for a lone checksum `csum_start` and `csum_offset`, after checking that they
 lie inside the packet. Not `hdr_len`, which may be the whole linear part for forwarded traffic: header lengths are read
 from the headers. A superpacket's `csum_start` must agree with them.
 
-Limits: UFO (gso_type 3) is never asked for, hence malformed. An IPv6 routing header that is not used up gives segments
-with a wrong checksum (see `packet`). BIG TCP does not reach a TUN.
+Limits: a signed TCP packet (RFC 2385, 5925) does not survive being cut. The kernel makes no superpackets of such a
+connection, so that is about lone packets for which a path has become too narrow. UFO (gso_type 3) is never asked for,
+hence malformed. An IPv6 routing header that is not used up gives segments with a wrong checksum (see `packet`). BIG TCP
+does not reach a TUN.
 
 This is the readable twin of the compiled splitter, and its oracle in the property tests.
 Source: include/uapi/linux/virtio_net.h, net/ipv4/tcp_offload.c (tcp_gso_segment), net/ipv4/udp_offload.c.
@@ -42,10 +50,14 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple, Self
 
 from ts4nsnet.packet import (
+    ACK,
     CWR,
     FIN,
     IP,
+    IPV4_HEADER_BYTES,
+    IPV6_HEADER_BYTES,
     PSH,
+    SYN,
     TCP,
     UDP,
     UDP_HEADER_BYTES,
@@ -63,6 +75,8 @@ from ts4nsnet.packet import (
 VNET_HEADER_BYTES = 10
 TCP_CSUM_OFFSET = 16  # of the checksum field in a TCP header
 UDP_CSUM_OFFSET = 6
+
+MAX_PACKET_BYTES = 65535
 
 _VNET = struct.Struct("=BBHHHH")  # native endian, no padding
 _WORD = struct.Struct("!H")
@@ -111,10 +125,14 @@ class VnetHeader(NamedTuple):
         return _VNET.pack(*self)
 
 
-def segment(frame: Buffer) -> list[bytes]:
-    """The complete IP packets, in their order, that a frame read from a TUN stands for; raises `Malformed`."""
-    vnet = VnetHeader.parse(frame)
+def segment(frame: Buffer, mtu: int = MAX_PACKET_BYTES, *, coarse: bool = False) -> list[bytes]:
+    """The complete IP packets, in their order, that a frame read from a TUN stands for; raises `Malformed`.
+
+    Args:
+        mtu, coarse: see `fitted`.
+    """
     packet = memoryview(frame)[VNET_HEADER_BYTES:]
+    vnet = fitted(VnetHeader.parse(frame), packet, mtu, coarse=coarse)
     match vnet.gso_type & ~GSO_ECN:
         case Gso.NONE:
             return [_completed(packet, vnet) if vnet.flags & VnetFlag.NEEDS_CSUM else bytes(packet)]
@@ -127,18 +145,55 @@ def segment(frame: Buffer) -> list[bytes]:
     raise Malformed("gso", got=f"type {vnet.gso_type:#x}", want="none, TCPv4, TCPv6 or UDP_L4")
 
 
+def fitted(vnet: VnetHeader, packet: Buffer, mtu: int, *, coarse: bool) -> VnetHeader:
+    """What a frame's header is to say, so that TCP fits a path.
+
+    Args:
+        mtu: bytes that no packet of TCP exceeds.
+        coarse: superpackets become as few packets as that allows.
+    """
+    kind = vnet.gso_type & ~GSO_ECN
+    if kind == Gso.NONE and len(packet) <= mtu:
+        return vnet
+    try:
+        ip = parse_ip(packet)
+        tcp = TCP.parse(ip.payload)
+    except Malformed:
+        return vnet
+    header_len = ip.header_len + tcp.header_len
+    if ip.protocol != Protocol.TCP or mtu <= header_len or (kind != Gso.NONE and not vnet.gso_size):
+        return vnet
+    is_plain = ip.header_len == (IPV4_HEADER_BYTES if isinstance(ip, IPv4) else IPV6_HEADER_BYTES)
+    if kind != Gso.NONE:
+        can_be_merged = is_plain and tcp.flags & 0xFF & ~PSH == ACK
+        is_coarser = coarse and len(tcp.payload) > vnet.gso_size and can_be_merged
+        fits = header_len + vnet.gso_size <= mtu
+        return vnet if fits and not is_coarser else vnet._replace(gso_size=mtu - header_len)
+    if not is_plain or ip.is_fragment or tcp.flags & SYN or not tcp.payload:
+        return vnet
+    if vnet.flags & VnetFlag.NEEDS_CSUM:
+        _checksum_at(vnet, packet)
+    gso_type = Gso.TCPV4 if isinstance(ip, IPv4) else Gso.TCPV6
+    return vnet._replace(gso_type=gso_type, gso_size=mtu - header_len, csum_start=ip.header_len)
+
+
 def _completed(packet: memoryview, vnet: VnetHeader) -> bytes:
     """The packet with its checksum made; the field holds the pseudo-header's sum, so it is summed like the rest."""
-    at = vnet.csum_start + vnet.csum_offset
-    if vnet.csum_start < _FIRST_CSUM_START or at + 2 > len(packet):
-        got = f"start {vnet.csum_start}, offset {vnet.csum_offset}"
-        raise Malformed("csum", got=got, want=f"{_FIRST_CSUM_START} <= start, start + offset <= {len(packet) - 2}")
+    at = _checksum_at(vnet, packet)
     whole = bytearray(packet)
     field = checksum(packet[vnet.csum_start :])
     if vnet.csum_offset == UDP_CSUM_OFFSET:
         field = field or 0xFFFF
     _WORD.pack_into(whole, at, field)
     return bytes(whole)
+
+
+def _checksum_at(vnet: VnetHeader, packet: Buffer) -> int:
+    at = vnet.csum_start + vnet.csum_offset
+    if vnet.csum_start < _FIRST_CSUM_START or at + 2 > len(packet):
+        got = f"start {vnet.csum_start}, offset {vnet.csum_offset}"
+        raise Malformed("csum", got=got, want=f"{_FIRST_CSUM_START} <= start, start + offset <= {len(packet) - 2}")
+    return at
 
 
 def _tcp_segments(packet: memoryview, vnet: VnetHeader, *, version: int) -> list[bytes]:

@@ -48,13 +48,14 @@ def form_trains(messages: Sequence[bytes], endpoint: bytes) -> list[Train]:
     trains: list[Train] = []
     first = 0
     while first < len(messages):
-        size = len(messages[first])
-        end = min(len(messages), first + MAX_TRAIN_DATAGRAMS, first + max(1, MAX_TRAIN_BYTES // size))
+        size = total = len(messages[first])
+        end = min(len(messages), first + MAX_TRAIN_DATAGRAMS)
         after = first + 1
-        while after < end and len(messages[after]) == size:
+        while after < end and len(messages[after]) <= size and total + len(messages[after]) <= MAX_TRAIN_BYTES:
+            total += len(messages[after])
             after += 1
-        if after < end and len(messages[after]) < size:
-            after += 1
+            if total % size:
+                break
         trains.append(Train(messages[first:after], size, after - first, endpoint))
         first = after
     return trains

@@ -12,6 +12,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ts4nsnet.endpoint import from_endpoint, to_endpoint
 from ts4nsnet.sockets import UDP_GRO
@@ -89,9 +90,18 @@ class UdpPort:
                 self._refused(error, 1)
         return None
 
-    def _send(self, train: Train) -> None:
+    def send_whole(self, datagram: bytes, endpoint: bytes) -> None:
+        """Send a datagram that neither we nor a router may take to pieces, or drop it.
+
+        So is one that is sent as if it were a train: longer than what is known of the path, it is refused.
+        """
+        if self._segments:
+            with suppress(OSError):
+                self._send(Train((datagram,), len(datagram), 1, endpoint), whole=True)
+
+    def _send(self, train: Train, *, whole: bool = False) -> None:
         control = []
-        if train.datagram_count > 1:
+        if train.datagram_count > 1 or whole:
             control = [(socket.SOL_UDP, UDP_SEGMENT, _GSO_SIZE.pack(train.segment_bytes))]
         self._sock.sendmsg(train.payload, control, 0, from_endpoint(train.endpoint, self._sock.family))
 

@@ -88,6 +88,7 @@ cdef enum:
     TCP = 6
     UDP = 17
     FIN = 0x01
+    SYN = 0x02
     PSH = 0x08
     ACK = 0x10
     CWR = 0x80

@@ -37,6 +37,7 @@ from ts4nsnet.errors import Ts4nsnetError
 from ts4nsnet.filter import Filter
 from ts4nsnet.packet import Malformed
 from ts4nsnet.sandbox import give_up_rights, hide
+from ts4nsnet.tailnet import TAILNET_MTU
 from ts4nsnet.uring.commands import (
     TO_WORKER,
     Complete,
@@ -57,7 +58,6 @@ from ts4nsnet.uring.local import LocalTraffic
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import AllowedIPs, Command, SessionMemory
 
-MTU = 1280  # bytes; of all paths in a tailnet
 HOPELESS = 2
 MAX_DATAGRAMS, MAX_LISTEN_TIME = 32, 0.002  # ours, seconds; of the node's, before packets get their turn
 _KEEPER_BYTES = 4096  # of one of its messages, of which only the socket counts
@@ -75,6 +75,9 @@ class Port(Protocol):
 
     def apply(self, command: Command, now: float) -> None:
         """Do what the node says."""
+
+    def set_mtu(self, peer: int, mtu: int) -> None:
+        """Let packets for a peer be so long."""
 
     def from_udp(self, trains: tuple[Train, ...], now: float) -> None:
         """Take what has come by another way than UDP."""
@@ -206,6 +209,7 @@ class Worker:
     def _set_routes(self, wanted: RoutesSet) -> None:
         if self._routes.prefixes(wanted.peer) != wanted.prefixes:
             self._routes.set(wanted.peer, wanted.prefixes)
+        self._port.set_mtu(wanted.peer, wanted.mtu)
         self._named.add(wanted.peer)
         self._routed.add(wanted.peer)
         if not wanted.prefixes:
@@ -291,7 +295,7 @@ def _make(
         Sessions(session_memory, roaming=False),
         routes,
         Filter(),
-        mtu=MTU,
+        mtu=TAILNET_MTU,
         vnet_hdr=bool(vnet_hdr),
         counter_memory=mmap.mmap(counters, 0),
     )

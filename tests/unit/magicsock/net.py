@@ -17,6 +17,7 @@ from ts4nsnet import derp
 from ts4nsnet.endpoint import Endpoint, ip_endpoint
 from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.magicsock import Conn, Event, PathChanged, PeerPaths
+from ts4nsnet.tailnet import TAILNET_MTU
 
 START = 1_000_000.0  # seconds
 LATENCY = 0.010  # one way
@@ -43,6 +44,8 @@ class Host:
     firewalled: bool = False
     home: int = REGION
     listed: bool = True  # its endpoints are in the netmap
+    is_gateway: bool = False
+    mtu: int = TAILNET_MTU  # how long packets may be by what its kernel knows
     overlays: set[Endpoint] = field(default_factory=set)  # endpoints that its routes lead to through an overlay
     events: list[Event] = field(default_factory=list)
     sent: list[tuple[float, Endpoint, bytes]] = field(default_factory=list)
@@ -53,13 +56,19 @@ class Host:
     def restart(self, disco_key: PrivateKey) -> None:
         """Begin with a new conn that knows nobody."""
         self.disco_key = disco_key
-        self.conn = Conn(disco_key, self.net.random.randbytes, lambda endpoint: endpoint not in self.overlays)
+        self.conn = Conn(
+            disco_key,
+            self.net.random.randbytes,
+            lambda endpoint: endpoint not in self.overlays,
+            lambda _: self.mtu,
+        )
         self.conn.set_node_key(self.key)
         self.conn.set_own_endpoints(self.endpoints, self.net.now)
 
     def paths(self) -> PeerPaths:
         """What the coordination server says of it."""
-        return PeerPaths(self.key, self.disco_key.public, self.home, self.endpoints if self.listed else ())
+        endpoints = self.endpoints if self.listed else ()
+        return PeerPaths(self.key, self.disco_key.public, self.home, endpoints, is_gateway=self.is_gateway)
 
     @property
     def relay(self) -> Endpoint:
@@ -96,6 +105,7 @@ class Net:
         self.loss = 0.0
         self.latency = LATENCY
         self.relay_works = True
+        self.room = 1 << 16  # bytes of a datagram of UDP; longer ones are lost
         self.cut: set[Endpoint] = set()  # UDP to or from these is lost
         self._numbers = count()
         self._flight: list[tuple[float, int, Endpoint, bytes, Endpoint, PublicKey | None]] = []
@@ -134,7 +144,8 @@ class Net:
                 self._fly(RELAY_LATENCY, endpoint, datagram, source, host.key)
             return
         for source in host.endpoints[:1]:
-            if self.random.random() >= self.loss and not {source, endpoint} & self.cut:
+            is_lost = self.random.random() < self.loss or len(datagram) > self.room
+            if not is_lost and not {source, endpoint} & self.cut:
                 self._fly(self.latency, endpoint, datagram, source, None)
 
     def _fly(

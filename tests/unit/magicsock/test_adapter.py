@@ -173,6 +173,14 @@ def test_a_socket_for_news_does_not_block(routes: Routes) -> None:
         assert not sock.getblocking()
 
 
+def test_the_way_to_this_host_has_the_loopbacks_mtu(routes: Routes) -> None:
+    (loopback,) = (each for each in routes.interfaces() if each.is_loopback)
+    assert loopback.mtu > 0
+    assert routes.mtu(at("127.0.0.1")) == loopback.mtu
+    routes.close()
+    assert routes.mtu(at("127.0.0.1")) == 0
+
+
 def test_closed_routes_say_that_every_way_is_direct(routes: Routes) -> None:
     known = routes.interfaces()
     routes.close()

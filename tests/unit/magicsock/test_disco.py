@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 
 from tests.unit.magicsock.net import at
 from ts4nsnet.keys import PrivateKey, PublicKey
-from ts4nsnet.magicsock.disco import Boxes, CallMeMaybe, Malformed, Message, Ping, Pong, is_disco, parse, sender
+from ts4nsnet.magicsock.disco import (
+    MARKED_PING_BYTES,
+    Boxes,
+    CallMeMaybe,
+    Malformed,
+    Message,
+    Ping,
+    Pong,
+    is_disco,
+    parse,
+    sender,
+)
 
 SENDER = PrivateKey(bytes(range(0x20)))
 RECEIVER = PrivateKey(bytes(range(0x20, 0x40)))
@@ -24,6 +35,14 @@ CASES: list[tuple[Message, str]] = [
     (Ping(TRANSACTION, NODE), "01000102030405060708090a0b0c" + NODE.raw.hex()),
     (Ping(TRANSACTION, NODE, 3), "01000102030405060708090a0b0c" + NODE.raw.hex() + "000000"),
     (Ping(TRANSACTION, None), "01000102030405060708090a0b0c"),
+    (
+        Ping(TRANSACTION, NODE, 3, is_marked=True),
+        "01000102030405060708090a0b0c" + NODE.raw.hex() + "7473346e736e6574000000",
+    ),
+    (
+        Pong(TRANSACTION, at("127.3.3.40", 900), is_marked=True),
+        "02000102030405060708090a0b0c00000000000000000000ffff7f03032803847473346e736e6574",
+    ),
     (Pong(TRANSACTION, at("192.0.2.33", 41641)), "02000102030405060708090a0b0c00000000000000000000ffffc0000221a2a9"),
     (Pong(TRANSACTION, at("127.3.3.40", 900)), "02000102030405060708090a0b0c00000000000000000000ffff7f0303280384"),
     (
@@ -56,6 +75,7 @@ def test_a_recorded_datagram_is_made_and_opened() -> None:
     [
         ("0107" + TRANSACTION.hex(), Ping(TRANSACTION, None)),  # the version of a ping is not looked at
         ("0100" + TRANSACTION.hex() + "00" * 31, Ping(TRANSACTION, None, 31)),
+        ("0100" + TRANSACTION.hex() + NODE.raw.hex() + b"ts4nsne".hex(), Ping(TRANSACTION, NODE, 7)),
         ("0209" + TRANSACTION.hex() + at("192.0.2.1", 7)[:18].hex() + "beef", Pong(TRANSACTION, at("192.0.2.1", 7))),
         ("0300" + at("192.0.2.1", 7)[:18].hex() + "00", CallMeMaybe(())),
         ("0301" + at("192.0.2.1", 7)[:18].hex(), CallMeMaybe(())),
@@ -71,6 +91,10 @@ def test_what_the_reference_tolerates_is_tolerated(text: str, message: Message) 
 def test_what_is_too_short_or_unknown_is_malformed(text: str) -> None:
     with pytest.raises(Malformed, match="want a ping, pong or call-me-maybe"):
         parse(bytes.fromhex(text))
+
+
+def test_a_marked_ping_without_padding_is_as_long_as_it_says() -> None:
+    assert len(boxes(SENDER).seal(Ping(TRANSACTION, NODE, is_marked=True), RECEIVER.public)) == MARKED_PING_BYTES
 
 
 @pytest.mark.parametrize(
@@ -120,13 +144,16 @@ def test_a_forgotten_key_can_come_back() -> None:
     st.binary(min_size=12, max_size=12),
     st.lists(st.tuples(st.ip_addresses(), st.integers(0, 65535)), max_size=5),
     st.integers(0, 40),
+    st.booleans(),
 )
-def test_what_was_sealed_is_opened(transaction: bytes, addresses: list[tuple[object, int]], padding: int) -> None:
+def test_what_was_sealed_is_opened(
+    transaction: bytes, addresses: list[tuple[object, int]], padding: int, is_marked: bool
+) -> None:
     endpoints = tuple(at(str(address), port) for address, port in addresses)
     messages: list[Message] = [
-        Ping(transaction, NODE, padding),
+        Ping(transaction, NODE, padding, is_marked),
         CallMeMaybe(endpoints),
-        *(Pong(transaction, e) for e in endpoints),
+        *(Pong(transaction, e, is_marked) for e in endpoints),
     ]
     for message in messages:
         assert boxes(RECEIVER).open(boxes(SENDER).seal(message, RECEIVER.public)) == message

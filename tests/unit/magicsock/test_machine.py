@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tests.unit.magicsock.net import Host, Net, at
 from ts4nsnet.keys import PrivateKey
+from ts4nsnet.magicsock import PathChanged
 
 HOSTS = 3
 NUMBERS = st.integers(0, HOSTS - 1)
@@ -25,6 +26,8 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("introduce"), st.none()),
     st.tuples(st.just("home"), NUMBERS),
     st.tuples(st.just("firewall"), NUMBERS),
+    st.tuples(st.just("narrow"), st.sampled_from([0, 500, 1400, 1500, 9000])),
+    st.tuples(st.just("widen"), st.tuples(NUMBERS, st.sampled_from([0, 1280, 1420, 8920]))),
 )
 
 
@@ -105,6 +108,12 @@ class World:
     def firewall(self, number: int) -> None:
         self.hosts[number].firewalled ^= True
 
+    def narrow(self, room: int) -> None:
+        self.net.room = room
+
+    def widen(self, mtu: tuple[int, int]) -> None:
+        self.hosts[mtu[0]].mtu = mtu[1]
+
 
 @given(st.lists(OPERATIONS, max_size=15))
 def test_whatever_happened_a_mended_network_has_direct_paths(operations: list[tuple[str, object]]) -> None:
@@ -112,7 +121,7 @@ def test_whatever_happened_a_mended_network_has_direct_paths(operations: list[tu
     for operation in operations:
         world.do(*operation)
     net = world.net
-    net.cut, net.loss, net.relay_works = set(), 0.0, True
+    net.cut, net.loss, net.relay_works, net.room = set(), 0.0, True, 1500
     for host in world.hosts:
         host.home = 7
     net.introduce()
@@ -120,6 +129,9 @@ def test_whatever_happened_a_mended_network_has_direct_paths(operations: list[tu
         other = world.hosts[(number + 1) % HOSTS]
         net.run(8, traffic=(one, other))
         assert one.is_direct(other)
+        net.run(15, traffic=(one, other))
+        told = [event.mtu for event in one.events if isinstance(event, PathChanged) and event.key == other.key]
+        assert told[-1] == (1420 if one.mtu == 1420 else 1280)  # what fits into the room
 
 
 @given(st.lists(OPERATIONS, max_size=15))

@@ -10,7 +10,17 @@ import pytest
 from tests.unit.magicsock.net import at
 from ts4nsnet.endpoint import to_endpoint
 from ts4nsnet.magicsock.endpoints import Interface
-from ts4nsnet.magicsock.netlink import Kind, Message, dump, error, interfaces, outgoing_interface, parse, route_request
+from ts4nsnet.magicsock.netlink import (
+    Kind,
+    Message,
+    dump,
+    error,
+    interfaces,
+    outgoing_interface,
+    parse,
+    route_mtu,
+    route_request,
+)
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -111,6 +121,15 @@ def test_a_route_names_the_interface_it_leads_out_by() -> None:
     assert outgoing_interface(Message(24, 1, body + attribute(4, struct.pack("=i", 5)))) == 5
     assert outgoing_interface(Message(24, 1, body)) == 0
     assert outgoing_interface(Message(24, 1, b"")) == 0
+
+
+def test_a_route_and_an_interface_have_an_mtu_or_say_nothing_of_it() -> None:
+    body = struct.pack("=BBBBBBBBI", 2, 32, 0, 0, 0, 0, 0, 1, 0)
+    metrics = attribute(8 | 0x8000, attribute(1, bytes(4)) + attribute(2, struct.pack("=i", 1400)))
+    assert route_mtu(Message(24, 1, body + metrics)) == 1400
+    assert route_mtu(Message(24, 1, body + attribute(8, attribute(2, b"123")))) == 0
+    assert route_mtu(Message(24, 1, body)) == 0
+    assert read(link(1, b"lo", attribute(4, struct.pack("=i", 65536)))) == (Interface(1, "lo", mtu=65536),)
 
 
 def test_an_error_is_one_of_the_kernels_numbers() -> None:

@@ -324,13 +324,28 @@ async def test_what_is_neither_data_nor_a_handshake_is_the_tailnets(autojump_clo
         sides.alice.know(sides.bob)
         sides.bob.know(sides.alice)
         async with sides.running():
-            sides.alice.engine.send(KNOCK + b" knock", to_endpoint(sides.bob.wire.address))
+            sides.alice.engine.send(KNOCK + b" knock", to_endpoint(sides.bob.wire.address), whole=True)
             await wait_all_tasks_blocked()
             assert sides.bob.knocks == [(KNOCK + b" knock", to_endpoint(sides.alice.wire.address))]
             sides.alice.app.send(packet("alice", "bob", b"and handshakes are the device's"))
             assert await sides.bob.received() == packet("alice", "bob", b"and handshakes are the device's")
         assert sides.alice.wanted == [sides.alice.other]
         assert sides.bob.knocks == [(KNOCK + b" knock", to_endpoint(sides.alice.wire.address))]
+
+
+async def test_how_long_packets_for_a_peer_may_be(autojump_clock: MockClock) -> None:
+    with Sides(autojump_clock) as sides:
+        sides.alice.know(sides.bob)
+        sides.bob.know(sides.alice)
+        async with sides.running():
+            sides.alice.engine.set_mtu(sides.alice.other, 8920)
+            long = packet("alice", "bob", bytes(8000))
+            sides.alice.app.send(long)
+            assert await sides.bob.received() == long
+            sides.alice.engine.set_routes({sides.alice.other: ()})  # whoever has that number next
+            sides.alice.app.send(long)
+            (answer,) = await sides.alice.packets(1)
+            assert int.from_bytes(ICMP.parse(parse_ip(answer).payload).rest, "big") == MTU
 
 
 # --- what the node answers itself -----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 """The node's end of the socket to a worker: what a worker is told, and what becomes of what it says."""
 
 import socket
+import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -194,6 +195,26 @@ async def test_changes_are_told_as_they_come(world: World) -> None:
     ]
 
 
+async def test_how_long_packets_may_be_is_told_when_it_changes_and_to_each_worker(world: World) -> None:
+    async with world.running():
+        number = world.add_peer()
+        world.engine.set_mtu(number, 1280)  # nothing new
+        world.engine.set_mtu(number, 8920)
+        world.engine.set_mtu(number + 1, 8920)  # nobody's
+        world.engine.device_changed()
+        told = await world.workers[0].heard()
+        assert [each for each in told if isinstance(each, RoutesSet)] == [
+            RoutesSet(number, ROUTES),
+            RoutesSet(number, ROUTES, 8920),
+        ]
+        world.workers[0].die()
+        assert RoutesSet(number, ROUTES, 8920) in await world.workers[1].heard()
+        world.engine.set_routes({number: ()})
+        world.engine.set_routes({number: ROUTES})
+        world.engine.device_changed()
+        assert await world.workers[1].heard() == [RoutesSet(number, frozenset()), RoutesSet(number, ROUTES)]
+
+
 async def test_what_a_worker_says_goes_to_whom_it_concerns(world: World) -> None:
     async with world.running():
         number = world.add_peer(RELAY)
@@ -331,6 +352,8 @@ async def test_facts_are_the_devices(world: World) -> None:
 async def test_datagrams_of_the_nodes_own_leave_by_its_socket(world: World) -> None:
     world.engine.send(b"disco", DIRECT)
     assert world.wire.sent_to == ("::ffff:192.0.2.1", 41641, 0, 0)
+    world.engine.send(b"disco that must stay whole", DIRECT, whole=True)
+    assert [world.far_end.recv(100)[:2] for _ in range(2)] == [bytes(2), (26).to_bytes(2, sys.byteorder)]
 
 
 # --- the first worker -------------------------------------------------------------------------------------------------

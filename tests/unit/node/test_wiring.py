@@ -16,7 +16,6 @@ from ts4nsnet.keys import ZERO_KEY, PublicKey
 from ts4nsnet.netns import Link
 from ts4nsnet.node.wiring import (
     DEFAULT_PRIORITY,
-    TAILNET_MTU,
     Admission,
     Changes,
     WiredPeer,
@@ -25,6 +24,7 @@ from ts4nsnet.node.wiring import (
     is_exit_node,
     wired_peer,
 )
+from ts4nsnet.tailnet import TAILNET_MTU
 
 WALL = 1_800_000_000.0  # unix seconds
 HOME, OTHER_HOME = 1, 2
@@ -175,6 +175,38 @@ def test_link_has_our_addresses_the_tailnets_routes_and_no_way_for_the_rest() ->
     assert wired.link.addresses == ("100.64.0.1", "fd7a:115c:a1e0::1")
     assert wired.routes() == TAILNET | UNREACHABLE
     assert {route.mtu for route in wired.link.routes if not route.unreachable} == {TAILNET_MTU}
+
+
+def test_who_can_be_reached_with_longer_packets_has_routes_that_say_so() -> None:
+    wired = Wired(peer(7), peer(8), peer(9, "10.1.0.0/16"))
+    assert wired.link is not None
+    assert wired.wiring.widened(wired.link) == wired.link
+    wired.wiring.widen(key(7), 8920)
+    wired.wiring.widen(key(9), 8920)  # of what lies behind it that says nothing, and it is not told so by paths
+    more = wired.wiring.widened(wired.link)
+    assert more.routes[: len(wired.link.routes)] == wired.link.routes
+    assert {(route.destination, route.mtu, route.source) for route in more.routes[len(wired.link.routes) :]} == {
+        ("100.64.0.7/32", 8920, "100.64.0.1"),
+        ("fd7a:115c:a1e0::7/128", 8920, "fd7a:115c:a1e0::1"),
+    }
+    wired.wiring.widen(key(7), TAILNET_MTU)
+    assert wired.wiring.widened(wired.link) == wired.link
+
+
+def test_who_is_gone_has_no_routes() -> None:
+    wired = Wired(peer(7))
+    wired.wiring.widen(key(7), 8920)
+    wired.become(netmap())
+    wired.become(netmap(peer(7)))
+    assert wired.link is not None
+    assert wired.wiring.widened(wired.link) == wired.link
+
+
+def test_a_peer_with_networks_behind_it_is_a_gateway() -> None:
+    assert not wired_peer(peer(7)).paths.is_gateway
+    assert wired_peer(peer(7, "10.1.0.0/16")).paths.is_gateway
+    assert wired_peer(peer(7, "0.0.0.0/0"), is_exit=True).paths.is_gateway
+    assert not wired_peer(peer(7, "0.0.0.0/0")).paths.is_gateway  # an offer that we have not taken
 
 
 def test_link_changes_with_our_addresses() -> None:

@@ -59,6 +59,10 @@ class Node:
         """Believe that `other` is at the endpoint `where`."""
         self.pipeline.apply(Roamed(self.peers[other.endpoint], where), self.now)
 
+    def widen(self, other: "Node", mtu: int) -> None:
+        """Let packets for `other` be so long."""
+        self.pipeline.set_mtu(self.peers[other.endpoint], mtu)
+
     def read(self, *frames: bytes) -> None:
         """Take what a TUN gave."""
         self.pipeline.from_tun(frames, self.now)

@@ -100,7 +100,7 @@ to_worker: st.SearchStrategy[ToWorker] = st.one_of(
     st.builds(Roamed, numbers, endpoints),
     st.builds(KeysZeroed, numbers),
     st.builds(Seal, numbers, runs),
-    st.builds(RoutesSet, numbers, st.frozensets(prefixes(), max_size=4)),
+    st.builds(RoutesSet, numbers, st.frozensets(prefixes(), max_size=4), st.integers(1280, 65535)),
     filter_sets(),
     local_traffic,
     st.just(Complete()),

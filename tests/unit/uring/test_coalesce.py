@@ -256,6 +256,27 @@ def test_frame_is_the_kernels_superpacket(
     assert coalesce(packets) == [expected]
 
 
+@pytest.mark.parametrize("on", [on4, on6])
+def test_a_frame_of_tcp_can_be_cut_into_what_all_paths_carry(on: Any) -> None:
+    long = A._replace(payload=bytes(range(200)))
+    following = long._replace(sequence=200)
+    headers = 40 if on is on4 else 60
+    for packets, size in ((on(long), 200), (on(long, following), 400)):
+        (written,) = coalesce(packets, mtu=headers + 90)
+        assert VnetHeader.parse(written).gso_size == 90
+        pieces = segment(written)
+        assert all(map(intact, pieces))
+        assert [len(each) - headers for each in pieces] == [*[90] * (size // 90), size % 90]
+        assert segment(written, coarse=True)[0][headers:] == bytes(range(200)) * (size // 200)
+    assert coalesce(on(long), mtu=headers + 200) == [frame(on(long)[0])]
+
+
+def test_datagrams_stay_as_long_as_they_are() -> None:
+    assert coalesce(on4(U), mtu=100) == [frame(on4(U)[0])]
+    (written,) = coalesce(on4(U, U), mtu=100)
+    assert VnetHeader.parse(written).gso_size == 100
+
+
 def test_the_longest_frame_can_be_written() -> None:
     size = (65535 - 40) // 5
     (data,) = coalesce(on4(*(TCP(1, 2, size * index, payload=bytes(size)) for index in range(5))))

@@ -136,6 +136,7 @@ TRAIN = emit(Relayed(Train((b"abcdef",), 3, 2, ENDPOINT)))
         NEVER,
         ONE_ROUTE[:-1] + b"\1",
         ONE_ROUTE.replace(b"\4\x08", b"\5\x08"),
+        ONE_ROUTE.replace((1280).to_bytes(2, "little"), (1279).to_bytes(2, "little")),
         ONE_ROUTE.replace(b"\4\x08", b"\4\x28"),
         TRAIN.replace(b"\3\0\0\0\2\0\0\0", b"\0\0\0\0\2\0\0\0"),
         TRAIN.replace(b"\3\0\0\0\2\0\0\0", b"\3\0\0\0\3\0\0\0"),

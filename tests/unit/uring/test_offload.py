@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.packets import FLOW4, superpacket
+from tests.unit.packets import FLOW4, frame, superpacket
 from tests.unit.uring.test_coalesce import MERGED, STEP, build, on4
 from tests.unit.uring.test_segment import CASES, GOOD_TCP, GOOD_UDP, IPS, REFUSED, TCPS, UDPS, mutants
-from ts4nsnet.packet import CWR, FIN, PSH, TCP, UDP, IPv4, IPv6, Malformed
+from ts4nsnet.packet import ACK, CWR, FIN, PSH, SYN, TCP, UDP, IPv4, IPv6, Malformed, carry
 from ts4nsnet.uring.coalesce import coalesce as coalesce_twin
 from ts4nsnet.uring.segment import VNET_HEADER_BYTES, Gso, VnetHeader
 from ts4nsnet.uring.segment import segment as segment_twin
@@ -21,18 +21,20 @@ offload = pytest.importorskip("ts4nsnet.uring.offload", reason="the engine is no
 THOROUGH = settings(max_examples=3000)
 
 
-def outcome(segment: object, frame: bytes) -> list[bytes] | None:
+def outcome(segment: object, frame: bytes, mtu: int = 65535, *, coarse: bool = False) -> list[bytes] | None:
     """What becomes of a frame; None when it is malformed."""
     assert callable(segment)
     try:
-        packets: list[bytes] = segment(frame)
+        packets: list[bytes] = segment(frame, mtu, coarse=coarse)
     except Malformed:
         return None
     return packets
 
 
 def same_segments(frame: bytes) -> None:
-    assert outcome(offload.segment, frame) == outcome(segment_twin, frame)
+    for mtu, coarse in ((65535, False), (61, False), (90, True), (9999, True)):
+        twins = outcome(segment_twin, frame, mtu, coarse=coarse)
+        assert outcome(offload.segment, frame, mtu, coarse=coarse) == twins
 
 
 @pytest.mark.parametrize("frame", [pytest.param(case[1], id=case[0]) for case in CASES])
@@ -85,6 +87,31 @@ def test_any_frame(packet: bytes, flags: int, gso_type: int, start: int, offset:
     same_segments(VnetHeader(flags, gso_type, 0, 8, start, offset).emit() + packet)
 
 
+def test_any_packets_for_any_path() -> None:
+    hit: set[object] = set()
+
+    flags = st.sampled_from([ACK, ACK | PSH, ACK | FIN, SYN])
+    tcps = st.builds(lambda flags, size: TCP(1, 2, 3, 4, flags, 5, bytes(size)), flags, st.integers(1, 400))
+    udps = st.builds(lambda size: UDP(1, 2, bytes(size)), st.integers(1, 400))
+
+    @THOROUGH
+    @given(IPS, st.one_of(tcps, udps), st.integers(0, 201), st.integers(20, 300), st.booleans())
+    def same(ip: IPv4 | IPv6, inner: TCP | UDP, size: int, mtu: int, coarse: bool) -> None:
+        kind = Gso.UDP_L4 if isinstance(inner, UDP) else Gso.TCPV4 if isinstance(ip, IPv4) else Gso.TCPV6
+        data = superpacket(ip, inner, kind, size) if size else frame(carry(ip, inner))
+        packets = outcome(segment_twin, data, mtu, coarse=coarse)
+        assert outcome(offload.segment, data, mtu, coarse=coarse) == packets
+        before, after = outcome(segment_twin, data) or [], packets or []
+        change = (len(after) > len(before)) - (len(after) < len(before))
+        hit.add((type(ip), type(inner), "lone" if not size else "super", change))
+
+    same()
+    cut = {(ip, TCP, kind, 1) for ip in (IPv4, IPv6) for kind in ("lone", "super")}
+    merged = {(ip, TCP, "super", -1) for ip in (IPv4, IPv6)}
+    alike = {(ip, inner, kind, 0) for ip in (IPv4, IPv6) for inner in (TCP, UDP) for kind in ("lone", "super")}
+    assert hit == cut | merged | alike
+
+
 def test_the_longest_superpacket() -> None:
     same_segments(superpacket(FLOW4, TCP(1, 2, 3, payload=bytes(range(256)) * 255), Gso.TCPV4, 1))
 
@@ -98,11 +125,11 @@ def test_any_batch() -> None:
     hit = set()
 
     @THOROUGH
-    @given(st.lists(STEP, max_size=60), st.booleans(), st.booleans())
-    def same(steps: list[tuple[int, int, str]], tcp: bool, udp: bool) -> None:
+    @given(st.lists(STEP, max_size=60), st.booleans(), st.booleans(), st.sampled_from([90, 120, 1280]))
+    def same(steps: list[tuple[int, int, str]], tcp: bool, udp: bool, mtu: int) -> None:
         packets = build(steps)
-        frames = offload.coalesce(packets, tcp=tcp, udp=udp)
-        assert frames == coalesce_twin(packets, tcp=tcp, udp=udp)
+        frames = offload.coalesce(packets, tcp=tcp, udp=udp, mtu=mtu)
+        assert frames == coalesce_twin(packets, tcp=tcp, udp=udp, mtu=mtu)
         for data in frames:
             vnet = VnetHeader.parse(data)
             hit.add((vnet.gso_type, data[VNET_HEADER_BYTES] >> 4))

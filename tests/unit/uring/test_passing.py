@@ -87,6 +87,17 @@ def test_connection_is_not_offered_longer_segments_than_the_path_takes() -> None
     assert bob.packets() == [syn(ALICE, BOB, MTU - 40), syn(ALICE, BOB, 500)]
 
 
+def test_what_a_path_carries_is_what_its_peers_connections_are_offered_and_told() -> None:
+    net, alice, bob = pair()
+    alice.widen(bob, 8920)
+    alice.read(frame(syn(ALICE, BOB, 65_480)), frame(udp(ALICE, BOB, 8920 - 28)), frame(udp(ALICE, BOB, 8920 - 27)))
+    net.deliver()
+    assert bob.packets() == [syn(ALICE, BOB, 8920 - 40), udp(ALICE, BOB, 8920 - 28)]
+    (answer,) = alice.packets()
+    assert int.from_bytes(ICMP.parse(parse_ip(answer).payload).rest, "big") == 8920
+    assert alice.dropped() == {Drop.TOO_BIG: 1}
+
+
 def test_multicast_does_not_leave_and_is_not_answered() -> None:
     _, alice, _ = pair()
     alice.read(frame(udp(ALICE, bytes([224, 0, 0, 251]))), frame(udp(ALICE6, bytes.fromhex("ff02").ljust(16, b"\0"))))

@@ -11,7 +11,8 @@ from tests.unit.packets import frame
 from tests.unit.uring import pipelines, test_passing
 from tests.unit.uring import test_reference as twin
 from tests.unit.uring.pipelines import Net
-from ts4nsnet.packet import ACK, ICMP, SYN, TCP, IPv4, IPv6, Protocol, carry
+from tests.unit.wireguard.pair import MTU
+from ts4nsnet.packet import ACK, FIN, ICMP, SYN, TCP, IPv4, IPv6, Protocol, carry
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.events import Slow
 from ts4nsnet.uring.reference import Reference
@@ -43,51 +44,76 @@ def pair() -> tuple[Net, Net]:
         return compiled, twin.connected(*twin.TWO)
 
 
-SIZES = st.sampled_from([0, 1, 15, 16, 17, 500, 1000, 1392, 1393, 1420, 1421, 3000])
-FRAMES = st.one_of(
-    st.builds(
-        lambda size, port, six: frame(
-            twin.udp(*((twin.ALICE6, twin.BOB6) if six else (twin.ALICE, twin.BOB)), bytes(size), port)
-        ),
-        SIZES,
+def ends(six: bool) -> tuple[bytes, bytes]:
+    return (twin.ALICE6, twin.BOB6) if six else (twin.ALICE, twin.BOB)
+
+
+def datagram(size: int, port: int, six: bool) -> bytes:
+    return frame(twin.udp(*ends(six), bytes(size), port))
+
+
+def bulk(size: int, gso_size: int, six: bool) -> bytes:
+    return twin.tcp_superpacket(*ends(six), size, gso_size)
+
+
+def segment(flags: int, size: int) -> bytes:
+    return frame(carry(IPv4(*ends(six=False), 6), TCP(1, 2, 3, 4, flags, payload=bytes(size))))
+
+
+Recipe = tuple[Any, ...]  # a maker of a frame, and its arguments
+FRAMES: st.SearchStrategy[Recipe] = st.one_of(
+    st.tuples(
+        st.just(datagram),
+        st.sampled_from([0, 1, 15, 16, 17, 500, 1000, 1392, 1393, 1420, 1421, 3000]),
         st.integers(1, 2),
         st.booleans(),
     ),
-    st.builds(
-        lambda size, gso_size, six: twin.tcp_superpacket(
-            *((twin.ALICE6, twin.BOB6) if six else (twin.ALICE, twin.BOB)), size, gso_size
-        ),
-        st.integers(1, 5000),
-        st.sampled_from([100, 536, 1000, 1348, 1380]),
+    st.tuples(
+        st.just(bulk),
+        st.one_of(st.integers(1, 5000), st.integers(1, 65000)),
+        st.sampled_from([100, 536, 1000, 1348, 1380, 9000]),
         st.booleans(),
     ),
-    st.just(frame(twin.udp(twin.ALICE, twin.CAROL))),  # nobody's
-    st.just(frame(twin.udp(twin.CAROL, twin.BOB))),  # from an address that is not alice's
-    st.binary(max_size=60),
+    st.tuples(st.just(segment), st.sampled_from([ACK, SYN, ACK | FIN]), st.integers(0, 3000)),
+    st.just((frame, twin.udp(twin.ALICE, twin.CAROL))),  # nobody's
+    st.just((frame, twin.udp(twin.CAROL, twin.BOB))),  # from an address that is not alice's
+    st.tuples(st.just(bytes), st.binary(max_size=60)),
 )
 TURNS = st.lists(
     st.tuples(st.sampled_from(["keep", "keep", "keep", "lose", "twice", "swap", "damage"]), st.integers(0, 200)),
     max_size=8,
 )
+WIDTHS = (0, MTU + 1, 1500, 8920, 65456)
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(FRAMES, max_size=12), TURNS)
-def test_the_same_bytes_leave_and_arrive(frames: list[bytes], turns: list[tuple[str, int]]) -> None:
-    nets = pair()
-    seen = []
-    for net in nets:
-        alice, bob = net.nodes
-        alice.read(*frames)
-        trains = list(alice.out)
-        sent = [(b"".join(train.payload), train.segment_bytes, train.datagram_count) for train in trains]
-        arriving = [Train.received(payload, size, alice.endpoint) for payload, size, _ in sent]
-        for turn, number in turns:
-            misplace(arriving, turn, number)
-        bob.receive(*arriving)
-        counters = [node.pipeline.counters.statistics() for node in net.nodes]
-        seen.append((sent, bob.written, bob.slow, counters, alice.refused(), bob.refused()))
-    assert seen[0] == seen[1]
+def test_the_same_bytes_leave_and_arrive() -> None:
+    hit: set[tuple[int, str]] = set()
+
+    @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.lists(FRAMES, max_size=12), TURNS, st.sampled_from(WIDTHS))
+    def same(recipes: list[Recipe], turns: list[tuple[str, int]], mtu: int) -> None:
+        seen = []
+        for net in pair():
+            alice, bob = net.nodes
+            alice.widen(bob, mtu)
+            alice.read(*(make(*arguments) for make, *arguments in recipes))
+            sent = [(b"".join(train.payload), train.segment_bytes, train.datagram_count) for train in alice.out]
+            arriving = [Train.received(payload, size, alice.endpoint) for payload, size, _ in sent]
+            for turn, number in turns:
+                misplace(arriving, turn, number)
+            bob.receive(*arriving)
+            counters = [node.pipeline.counters.statistics() for node in net.nodes]
+            seen.append((sent, bob.written, alice.written, bob.slow, counters, alice.refused(), bob.refused()))
+        assert seen[0] == seen[1]
+        longest = max((size for _, size, _ in seen[0][0]), default=0)
+        hit.add((mtu, "as long as it may be" if longest == max(mtu, MTU) + 32 else "shorter"))
+        hit.update((mtu, "written so that it can be cut") for written in seen[0][1] if written[1])
+        hit.update((mtu, "told that it is too long") for _ in seen[0][2])
+
+    same()
+    whats = "as long as it may be", "shorter", "written so that it can be cut", "told that it is too long"
+    # nothing here is as long as the widest path takes, nor too long for the next
+    assert hit >= {(mtu, what) for mtu in WIDTHS for what in whats if mtu <= 1500 or "written" in what}
 
 
 def misplace(trains: list[Train], turn: str, number: int) -> None:

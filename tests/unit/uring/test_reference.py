@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.unit.packets import frame, superpacket, with_byte
 from tests.unit.uring.pipelines import Net, comparable
 from tests.unit.wireguard.pair import MTU, endpoint
-from ts4nsnet.packet import ACK, IP, TCP, UDP, IPv4, IPv6, carry
+from ts4nsnet.packet import ACK, IP, TCP, UDP, IPv4, IPv6, carry, parse_ip
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.events import Slow, Unsealed
-from ts4nsnet.uring.segment import Gso, segment
+from ts4nsnet.uring.segment import Gso, VnetHeader, segment
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard.messages import TRANSPORT_OVERHEAD_BYTES
 from ts4nsnet.wireguard.messages import Drop as Refusal
@@ -77,6 +77,88 @@ def test_a_superpacket_travels_as_one_train_and_is_written_as_one_frame(source: 
     net.deliver()
     (written,) = bob.written
     assert segment(written) == segment(read)
+
+
+# --- paths that carry more, or less, than others --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("source", "destination"), [(ALICE, BOB), (ALICE6, BOB6)], ids=["ipv4", "ipv6"])
+def test_a_wide_path_carries_a_superpacket_as_one_message(source: bytes, destination: bytes) -> None:
+    net = connected(*TWO)
+    alice, bob = net.nodes
+    alice.widen(bob, 65456)
+    read = tcp_superpacket(source, destination, 60_000)
+    alice.read(read)
+    (train,) = alice.out
+    headers = 40 if source == ALICE else 60
+    assert (train.datagram_count, len(train.payload[0])) == (1, 32 + (headers + 60_000 + 15) // 16 * 16)
+    net.deliver()
+    (written,) = bob.written
+    assert VnetHeader.parse(written).gso_size == MTU - headers  # it can be cut again, into what all paths carry
+    assert segment(written, 65535, coarse=True) == segment(read, 65535, coarse=True)
+
+
+def test_a_path_is_one_peers() -> None:
+    net = connected(*THREE)
+    alice, bob, _ = net.nodes
+    alice.widen(bob, 8920)
+    alice.read(tcp_superpacket(ALICE, BOB, 20_000), tcp_superpacket(ALICE, CAROL, 20_000))
+    for_bob, for_carol = alice.out
+    assert [len(each) for each in for_bob.payload] == [8952, 8952, 32 + 2288]
+    assert {len(each) for each in for_carol.payload} == {32 + 1040}
+    assert for_carol.datagram_count == 20
+    net.deliver()
+
+
+def test_datagrams_of_a_superpacket_stay_what_they_are_on_a_wide_path() -> None:
+    net = connected(*TWO)
+    alice, bob = net.nodes
+    alice.widen(bob, 65456)
+    read = superpacket(IPv4(ALICE, BOB, 0), UDP(1, 2, bytes(5000)), Gso.UDP_L4, 1000)
+    alice.read(read)
+    assert alice.out[0].datagram_count == 5
+    net.deliver()
+    assert list(map(comparable, bob.packets())) == list(map(comparable, segment(read)))
+
+
+def test_a_datagram_is_as_long_as_its_path_carries() -> None:
+    net = connected(*TWO)
+    alice, bob = net.nodes
+    alice.widen(bob, 8920)
+    datagrams = udp(ALICE, BOB, bytes(8920 - 28)), udp(ALICE, BOB, bytes(8920 - 27))
+    alice.read(*map(frame, datagrams))
+    assert next(len(train.payload[0]) for train in alice.out) == 8952
+    net.deliver()
+    assert bob.packets()[0] == datagrams[0]
+
+
+@pytest.mark.parametrize("mtu", [0, 100, MTU])
+def test_no_path_carries_less_than_all(mtu: int) -> None:
+    net = connected(*TWO)
+    alice, bob = net.nodes
+    alice.widen(bob, 8920)
+    alice.widen(bob, mtu)
+    assert alice.pipeline.mtu_to(alice.peers[bob.endpoint]) == MTU
+    read = tcp_superpacket(ALICE, BOB, 5000)
+    alice.read(read)
+    net.deliver()
+    assert list(map(comparable, bob.packets())) == list(map(comparable, segment(read)))
+
+
+def test_tcp_that_has_become_too_long_for_its_path_is_cut_and_nobody_is_told() -> None:
+    net = connected(*TWO)
+    alice, bob = net.nodes
+    lone = carry(IPv4(ALICE, BOB, 0, flags=2), TCP(1, 2, 5000, 6000, payload=bytes(range(250)) * 8))
+    read = tcp_superpacket(ALICE, BOB, 20_000, gso_size=8000)
+    alice.read(frame(lone), read)
+    assert max(len(each) for train in alice.out for each in train.payload) == MTU + 32
+    net.deliver()
+    assert alice.written == []
+    received = [TCP.parse(parse_ip(packet).payload) for packet in bob.packets()]
+    assert b"".join(bytes(each.payload) for each in received[:2]) == bytes(range(250)) * 8
+    assert [each.sequence for each in received[:2]] == [5000, 5000 + MTU - 40]
+    sent = b"".join(bytes(TCP.parse(parse_ip(packet).payload).payload) for packet in segment(read))
+    assert b"".join(bytes(each.payload) for each in received[2:]) == sent
 
 
 def test_the_answer_comes_back_with_the_same_session() -> None:

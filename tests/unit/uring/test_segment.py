@@ -17,6 +17,7 @@ from ts4nsnet.packet import (
     FIN,
     ICMP,
     PSH,
+    SYN,
     TCP,
     UDP,
     Extension,
@@ -114,6 +115,87 @@ def test_vnet_header() -> None:
     data = bytes([1, 4]) + b"".join(value.to_bytes(2, sys.byteorder) for value in vnet[2:])
     assert vnet.emit() == data
     assert VnetHeader.parse(data + b"x") == vnet
+
+
+# --- how long packets become ---
+
+WHOLE = carry(FLOW4, TCP(1, 2, 0xFFFFFFFE, 7, ACK | PSH, 99, bytes(range(200)), STAMPS))
+HEADERS = 20 + 32
+LONE = frame(WHOLE)
+SUPER = superpacket(FLOW4, TCP(1, 2, 0xFFFFFFFE, 7, ACK | PSH, 99, bytes(range(200)), STAMPS), Gso.TCPV4, 40)
+LONE6 = frame(carry(FLOW6, TCP(1, 2, 3, 4, ACK, 5, bytes(200))))
+SIGNED = TCP(1, 2, 3, 4, SYN, 5, bytes(200))
+
+
+def sizes(data: bytes, mtu: int, *, coarse: bool = False) -> list[int]:
+    packets = segment(data, mtu, coarse=coarse)
+    assert all(map(intact, packets))
+    payloads = [TCP.parse(parse_ip(packet).payload) for packet in packets]
+    assert b"".join(bytes(each.payload) for each in payloads) == TCP.parse(parse_ip(data[10:]).payload).payload
+    return list(map(len, packets))
+
+
+def test_what_a_path_has_become_too_narrow_for_is_cut_smaller() -> None:
+    assert sizes(LONE, HEADERS + 200) == [HEADERS + 200]
+    assert sizes(LONE, HEADERS + 199) == [HEADERS + 199, HEADERS + 1]
+    assert sizes(LONE, HEADERS + 90) == [HEADERS + 90, HEADERS + 90, HEADERS + 20]
+    assert sizes(SUPER, HEADERS + 40) == [HEADERS + 40] * 5
+    assert sizes(SUPER, HEADERS + 39) == [HEADERS + 39] * 5 + [HEADERS + 5]
+    assert sizes(LONE6, 160) == [160, 160]
+    assert segment(LONE, HEADERS + 90) == segment(SUPER, HEADERS + 90, coarse=True)
+
+
+@pytest.mark.parametrize(("mtu", "payloads"), [(HEADERS + 200, [200]), (9999, [200]), (HEADERS + 199, [199, 1])])
+def test_a_wide_path_takes_a_superpacket_in_pieces_as_long_as_it_carries(mtu: int, payloads: list[int]) -> None:
+    assert sizes(SUPER, mtu, coarse=True) == [HEADERS + size for size in payloads]
+    if payloads == [200]:
+        assert segment(SUPER, mtu, coarse=True) == [WHOLE]
+
+
+EXTENDED_LONE = frame(carry(EXTENDED, TCP(1, 2, 3, 4, ACK, 5, bytes(200))))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(carry(FLOW4, UDP(1, 2, bytes(200)))),
+        frame(carry(FLOW4, SIGNED)),
+        frame(carry(FLOW4._replace(options=bytes(4)), TCP(1, 2, 3, 4, ACK, 5, bytes(200)))),
+        frame(FLOW4._replace(protocol=6, fragment_offset=8, payload=bytes([80]) * 200).emit()),
+        frame(carry(FLOW4, TCP(1, 2, 3, 4, ACK, 5)) + bytes(200)),
+        frame(FLOW4._replace(protocol=6, payload=bytes(200)).emit()),
+        EXTENDED_LONE,
+        frame(bytes(200)),
+    ],
+    ids=["udp", "syn", "options", "a fragment", "nothing but padding", "no tcp", "extension header", "nothing"],
+)
+def test_what_cannot_be_cut_stays_as_it_is(data: bytes) -> None:
+    assert segment(data, 100, coarse=True) == [data[10:]]
+    assert segment(data, 30) == [data[10:]]
+
+
+def test_a_lone_packet_is_not_longer_than_headers() -> None:
+    assert segment(LONE, HEADERS) == [LONE[10:]]
+    assert len(segment(SUPER, HEADERS)) == 5
+
+
+@pytest.mark.parametrize("flags", [ACK | FIN, ACK | CWR, ACK | ECE])
+def test_what_the_other_end_could_not_write_as_a_superpacket_is_cut_as_it_says(flags: int) -> None:
+    data = superpacket(FLOW4, TCP(1, 2, 3, 4, flags, 5, bytes(200)), Gso.TCPV4, 40)
+    assert segment(data, 9999, coarse=True) == segment(data)
+    assert len(segment(data, 60, coarse=True)) == 10
+
+
+def test_udp_is_cut_as_it_says() -> None:
+    data = superpacket(FLOW4, UDP(1, 2, bytes(200)), Gso.UDP_L4, 40)
+    assert segment(data, 9999, coarse=True) == segment(data, 40) == segment(data)
+
+
+def test_a_lone_packet_whose_checksum_has_no_place_is_malformed_however_long_it_may_be() -> None:
+    data = VnetHeader(VnetFlag.NEEDS_CSUM, 0, 0, 0, 20, 999).emit() + LONE[10:]
+    for mtu in (100, 9999):
+        with pytest.raises(Malformed, match="csum"):
+            segment(data, mtu)
 
 
 # --- a checksum alone ---

@@ -187,6 +187,24 @@ def test_what_cannot_be_sent_at_all_is_counted_by_the_datagram(ports: Callable[.
     assert alice.dropped == {Drop.SEND_FAILED: 4}
 
 
+def test_a_datagram_that_must_stay_whole_arrives_so_or_not_at_all(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(), ports()
+    for host in ("::1", "127.0.0.1"):
+        alice.udp.send_whole(bytes(60_000), bob.at(host))
+    alice.sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU, 1280)
+    alice.udp.send_whole(bytes(1300), bob.at("::1"))
+    assert alice.udp.send(lone(b"taken to pieces".ljust(1300), bob.at("::1"))) is None
+    assert datagrams(bob.receive(3)) == [bytes(60_000)] * 2 + [b"taken to pieces".ljust(1300)]
+    assert alice.dropped == {}
+
+
+def test_without_trains_nothing_can_be_kept_whole(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(OldKernel), ports()
+    alice.udp.send_whole(bytes(1300), bob.at("127.0.0.1"))
+    assert alice.udp.send(lone(b"the last", bob.at("127.0.0.1"))) is None
+    assert datagrams(bob.receive(1)) == [b"the last"]
+
+
 def test_datagrams_longer_than_the_path_s_mtu_go_one_by_one_until_they_fit_again(ports: Callable[..., Port]) -> None:
     alice, bob = ports(), ports()
     alice.sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU, 1280)

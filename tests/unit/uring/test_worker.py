@@ -52,9 +52,10 @@ class FakePort:
         self.carried = 0
         self.events: deque[Event | Train] = deque()
         self.done: list[object] = []
+        self.mtus: dict[int, int] = {}
         self._control = control
         self._keeper = keeper
-        self._judge = Judge(self, routes, Filter(), 1280)
+        self._judge = Judge(self, routes, Filter())
 
     @property
     def judge(self) -> Judge:
@@ -68,6 +69,12 @@ class FakePort:
     def apply(self, command: Command, now: float) -> None:
         assert now > 0
         self.done.append(command)
+
+    def set_mtu(self, peer: int, mtu: int) -> None:
+        self.mtus[peer] = mtu
+
+    def mtu_to(self, peer: int) -> int:
+        return self.mtus[peer]
 
     def from_udp(self, trains: Iterable[Train], now: float) -> None:
         assert now > 0
@@ -183,7 +190,7 @@ def test_commands_packets_and_trains_reach_the_port_in_their_order(stage: Stage)
 
 def test_what_was_not_named_is_no_more(stage: Stage) -> None:
     stage.routes.set(0, {ip_network("10.9.9.9")})
-    stage.say(*(RoutesSet(peer, frozenset({ip_network(f"10.0.0.{peer}")})) for peer in (1, 2, 3)), Complete())
+    stage.say(*(RoutesSet(peer, frozenset({ip_network(f"10.0.0.{peer}")}), 8920) for peer in (1, 2, 3)), Complete())
     nodes: list[Link[ToNode]] = []
 
     def next_node() -> None:
@@ -194,6 +201,7 @@ def test_what_was_not_named_is_no_more(stage: Stage) -> None:
 
     stage.run(next_node, lambda: None, lambda: None, lambda: None, lambda: None)
     assert [stage.routes.prefixes(peer) for peer in (1, 2, 3)] == [set(), {ip_network("10.0.0.22")}, set()]
+    assert stage.port.mtus == dict.fromkeys((1, 2, 3), 1280)
     assert heard(nodes[0]) == [HELLO]
 
 
@@ -223,6 +231,12 @@ def test_a_packet_that_goes_on(stage: Stage) -> None:
     stage.say(RoutesSet(1, frozenset({THEIRS})), Complete(), Forward(packet("10.0.0.2")))
     stage.run()
     assert stage.port.done == [Seal(1, (packet("10.0.0.2"),))]
+
+
+def test_how_long_packets_for_a_peer_may_be_goes_with_its_routes(stage: Stage) -> None:
+    stage.say(RoutesSet(1, frozenset({THEIRS}), 8920), RoutesSet(2, frozenset(), 1420), Complete())
+    stage.run()
+    assert stage.port.mtus == {1: 8920, 2: 1420}
 
 
 @pytest.mark.parametrize("wrong", [Forward(b"no packet"), RoutesSet(PEERS, frozenset()), Roamed(2**32 - 1, ENDPOINT)])

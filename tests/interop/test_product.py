@@ -24,14 +24,17 @@ from threading import Semaphore
 import dns.message
 import pytest
 
+from tests.captured import Captured
 from tests.interop.gopeer import ECHO_PORT, Tsnet, TsnetNode
 from tests.processes import Process
 from tests.topology import Container, Host, Topology
+from ts4nsnet.tailnet import TAILNET_MTU
 
 PROGRAM = Path(sys.executable).parent / "ts4nsnet"
 SERVER = "192.0.2.2:443"
 TIME_LIMIT = 60.0  # seconds
 DIRECT_BYTES, RELAYED_BYTES = 100 << 20, 10 << 20
+MESSAGE_BYTES = 32  # of a WireGuard message, beside the packet
 PIECE_BYTES, WINDOW_BYTES = 1 << 16, 1 << 19
 
 
@@ -149,7 +152,10 @@ def send(sock: socket, piece: bytes, size: int, room: Semaphore) -> None:
 
 def test_container_and_a_node_of_tailscales(world: World, udp: bool) -> None:
     address = look_up(world.box, "bob")
-    world.box.run("ping", "-c1", "-w10", address, timeout=TIME_LIMIT)
-    echo(world.box, address, DIRECT_BYTES if udp else RELAYED_BYTES)
+    with Captured(world.hosts["bob"], "internet") as captured:
+        world.box.run("ping", "-c1", "-w10", address, timeout=TIME_LIMIT)
+        echo(world.box, address, DIRECT_BYTES if udp else RELAYED_BYTES)
+    assert captured.longest <= TAILNET_MTU + MESSAGE_BYTES
+    assert (captured.datagrams > 1000) == udp
     peer = world.bob.ask("status")["peers"]["alice"]
     assert bool(peer["direct"]) == udp, peer

@@ -21,11 +21,20 @@ NODE, WORKER = "ts4nsnet.node.process", "ts4nsnet.uring.worker"
 class Member:
     """A container, and the command that makes it a member of the tailnet."""
 
-    def __init__(self, world: World, name: str, *, udp: bool = False, **variables: str) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        *,
+        udp: bool = False,
+        mtu: int = 1500,
+        host: Host | None = None,
+        **variables: str,
+    ) -> None:
         self.name = name
         self.host: Host
         self.box: Container
-        self.host, self.box = world.place(name, udp=udp)
+        self.host, self.box = world.place(name, udp=udp, mtu=mtu, host=host)
         self._variables = {
             "TS_AUTHKEY": world.key,
             "TS_HOSTNAME": name,

@@ -319,9 +319,11 @@ class World:
         }
         return self._node(host, box, config | settings)
 
-    def place(self, name: str, *, udp: bool = False) -> tuple[Host, Container]:
-        """A host with a network of its own, and a container on it."""
-        host, box = self._host(name), self._topology.container(f"box-{name}")
+    def place(
+        self, name: str, *, udp: bool = False, mtu: int = 1500, host: Host | None = None
+    ) -> tuple[Host, Container]:
+        """A host with a network of its own, or another container's host, and a container on it."""
+        host, box = host or self._host(name, mtu), self._topology.container(f"box-{name}")
         if not udp:
             self.forbid_udp(host)
         return host, box
@@ -350,12 +352,16 @@ class World:
         self._asked.append(node)
         return node
 
-    def _host(self, name: str) -> Host:
+    def _host(self, name: str, mtu: int = 1500) -> Host:
         host = self._topology.host(name)
         self._networks += 1
         network = f"198.51.{self._networks}"
-        self._topology.link(host, f"{network}.2/24", self._internet, f"{network}.1/24")
+        self._topology.link(host, f"{network}.2/24", self._internet, f"{network}.1/24", mtu=mtu)
         return host
+
+    def narrow(self, host: Host, mtu: int) -> None:
+        """Let no more than that through to a host, which does not know."""
+        self._internet.ip(f"link set {host.name} mtu {mtu}")
 
     def forbid_udp(self, host: Host) -> None:
         """Let no UDP out of a host."""

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How long packets between containers become, by what lies between them, and that transfers outlive a change.
+
+box-near ─┐                                                near and far: jumbo frames between them
+box-beside┴ host ══════ internet ══════ host ─ box-far     beside: on near's machine
+                           │
+                           └─────────── host ─ box-plain   plain: Ethernet's usual 1500 bytes
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.captured import Captured
+from tests.system.product import Member, connection, send
+from tests.system.tailnet import World
+from tests.topology import Topology
+
+TIME_LIMIT = 30.0  # seconds
+JUMBO, ETHERNET, LOOPBACK = 8920, 1420, 65456
+MESSAGE_BYTES = 32  # of a WireGuard message, beside the packet
+PAYLOAD = os.urandom(8_000_000)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A tailnet."""
+    topology = Topology()
+    made = None
+    try:
+        made = World(topology, tmp_path_factory.mktemp("mtu"))
+        made.serve()
+        yield made
+    finally:
+        if made:
+            made.close()
+        topology.close()
+
+
+@pytest.fixture(scope="module")
+def members(world: World) -> Iterator[dict[str, Member]]:
+    """All four, ready."""
+    found = {name: Member(world, name, udp=True, mtu=9000) for name in ("near", "far")}
+    found["beside"] = Member(world, "beside", udp=True, host=found["near"].host)
+    found["plain"] = Member(world, "plain", udp=True)
+    for member in found.values():
+        member.start()
+    for member in found.values():
+        member.started.wait_until_ready()
+    yield found
+    for member in found.values():
+        assert member.started.leave() == 0
+
+
+def until(done: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + TIME_LIMIT
+    while not done():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+
+
+def mtu(member: Member, address: str) -> int:
+    """Of the container's route to an address."""
+    (route,) = json.loads(member.box.run("ip", "-json", "route", "get", address).stdout)
+    return int({key: value for part in route["metrics"] for key, value in part.items()}["mtu"])
+
+
+def until_mtu_is(one: Member, other: Member, wanted: int) -> None:
+    """Ping as long as that takes."""
+    addresses = [address.partition("/")[0] for address in other.started.addresses() if "10.0.2" not in address]
+    assert len(addresses) == 2
+
+    def is_so() -> bool:
+        one.ping(other.address)
+        return {mtu(one, address) for address in addresses} == {wanted}
+
+    until(is_so)
+
+
+def both_ways(one: Member, other: Member) -> None:
+    """A transfer there, and one back."""
+    with connection(one, other) as (ours, theirs):
+        send(ours, theirs, PAYLOAD)
+        send(theirs, ours, PAYLOAD)
+
+
+def test_containers_of_one_machine_carry_superpackets_as_one_message(members: dict[str, Member]) -> None:
+    near, beside = members["near"], members["beside"]
+    with connection(near, beside) as (ours, theirs):  # begun with the segments of a path of which nothing is known
+        for one, other in ((near, beside), (beside, near)):
+            until_mtu_is(one, other, LOOPBACK)
+        with Captured(near.host, "lo") as captured:
+            send(ours, theirs, PAYLOAD)
+            send(theirs, ours, PAYLOAD)
+        assert 30_000 < captured.longest <= LOOPBACK + MESSAGE_BYTES
+    both_ways(near, beside)
+
+
+def test_a_path_of_ethernets_usual_length(members: dict[str, Member]) -> None:
+    near, plain = members["near"], members["plain"]
+    for one, other in ((near, plain), (plain, near)):  # near's own link is wider: its kernel is told by the router
+        until_mtu_is(one, other, ETHERNET)
+    with Captured(plain.host, "internet") as captured:
+        both_ways(near, plain)
+    assert captured.longest == ETHERNET + MESSAGE_BYTES
+
+
+def test_a_path_that_becomes_narrower_and_then_none_under_a_transfer(world: World, members: dict[str, Member]) -> None:
+    near, far = members["near"], members["far"]
+    until_mtu_is(near, far, JUMBO)
+    with Captured(far.host, "internet") as captured, connection(near, far) as (ours, theirs):
+        send(ours, theirs, PAYLOAD)
+        assert captured.longest == JUMBO + MESSAGE_BYTES
+        world.narrow(far.host, 1500)
+        send(ours, theirs, PAYLOAD)
+        until_mtu_is(near, far, ETHERNET)
+        send(ours, theirs, PAYLOAD)
+        world.forbid_udp(near.host)
+        send(ours, theirs, PAYLOAD)
+    assert not near.peer("far")["CurAddr"]

@@ -22,8 +22,8 @@ then the relay takes over at once, until there is an answer again, from there or
 A message may be longer than those of a tailnet if both ends are of this project (see disco.py) and a ping of that
 length has just been answered. So each answer on the best path is followed by such a *probe*, as long as the kernel's
 way there has room for; it must arrive whole or not at all. Two probes lost while shorter pings pass take the proof
-back. Another path has to prove it anew; a relay, which carries anything, goes on with what was proven last, so that a
-peer that is idle for a minute costs no change of routes.
+back. Another path, or one that is trusted again, has to prove it anew, which takes a round trip. A relay carries
+anything, so it goes on with what was proven last.
 
 Which of two paths is better: the faster one by the ratio of their latencies, in points of 100; a nearby address and
 IPv6 add to that; equals stay. So a path that is a bit slower but in our own network wins over one out and back.
@@ -93,7 +93,6 @@ class Peer:
     config: PeerPaths
     candidates: dict[Endpoint, Candidate] = field(default_factory=dict)  # at most MAX_CANDIDATES
     best: Best | None = None
-    last_best: Endpoint | None = None  # also after it was lost
     trusted_until: float = -inf
     trust_due_at: float = inf  # when its end is to be noticed
     learned_relay: Endpoint | None = None  # where it was heard, while its home is unknown
@@ -228,8 +227,8 @@ class Peer:
             return  # nobody stands for it any more
         new = Best(endpoint, latency)
         if not self.is_trusted(now) or is_better(new, self.best):
-            if self.last_best != endpoint:
-                self.last_best, self.proven, self.lost_probes = endpoint, 0, 0
+            if not self.is_trusted(now) or self.best is None or self.best.endpoint != endpoint:
+                self.proven = self.lost_probes = 0
             self.best = new
         if self.best and self.best.endpoint == endpoint:
             self.best = new
@@ -237,12 +236,12 @@ class Peer:
 
     def prove(self, endpoint: Endpoint, mtu: int) -> None:
         """A probe to there was answered; one of 0 bytes proves that there is no room for any."""
-        if self.last_best == endpoint:
+        if self.best and self.best.endpoint == endpoint:
             self.proven, self.lost_probes = mtu, 0
 
     def lose_probe(self, endpoint: Endpoint) -> None:
         """A probe to there was not answered."""
-        if self.last_best == endpoint:
+        if self.best and self.best.endpoint == endpoint:
             self.lost_probes += 1
             if self.lost_probes >= MAX_LOST_PROBES:
                 self.proven = 0

@@ -128,6 +128,7 @@ class Life:
         self._exit_node = ExitNode(config.exit_node)
         self._link = self._wiring.first_link()
         self._linked: Link | None = None
+        self._configured: Link | None = None  # with the routes of wide paths
         self._link_changed = trio.Event()
         self._link_changed.set()
         self._mtu_changed = trio.Event()
@@ -459,15 +460,16 @@ class Life:
             await self._link_changed.wait()
             self._link_changed = trio.Event()
             wanted = self._link
+            widened = self._wiring.widened(wanted)
             try:
-                done = await self._surroundings.configure(self._wiring.widened(wanted))
+                done = await self._surroundings.configure(widened)
             except NetnsError as error:
                 self._say(f"the container's link is not as it should be: {error}")
                 with trio.move_on_after(LINK_RETRY_TIME):
                     await self._link_changed.wait()
                 self._link_changed.set()
                 continue
-            self._linked = wanted
+            self._linked, self._configured = wanted, widened
             for each in set(done.skipped) - skipped:
                 self._say(f"left out, as the container has no IPv6 or a route of its own there: {each}")
             skipped = set(done.skipped)
@@ -475,13 +477,11 @@ class Life:
 
     async def _follow_mtus(self) -> None:
         """Let the link's routes say what paths carry; the engine knows it already, so there is time."""
-        known = self._link
         while True:
             await self._mtu_changed.wait()
             await trio.sleep(MTU_SETTLE_TIME)
             self._mtu_changed = trio.Event()
-            if (wanted := self._wiring.widened(self._link)) != known:
-                known = wanted
+            if self._wiring.widened(self._link) != self._configured:
                 self._link_changed.set()
 
     async def _watch_expiry(self) -> None:

@@ -182,15 +182,19 @@ def test_a_relay_goes_on_with_what_was_proven_last() -> None:
     net.cut = set()
     net.run(20, traffic=(alice, bob))
     assert alice.is_direct(bob)
-    assert set(mtus(alice)[2:]) == {JUMBO}
+    assert mtus(alice)[2:] == [JUMBO, JUMBO, TAILNET_MTU, JUMBO]  # proven; by relay; direct; proven
 
 
-def test_a_minute_without_traffic_changes_no_mtu() -> None:
+def test_after_a_minute_without_traffic_it_takes_a_round_trip() -> None:
     net, alice, bob = two(JUMBO)
     net.run(2 * SESSION_TIME)
     assert not alice.is_direct(bob)
+    net.room = 1500
     net.run(2, traffic=(alice, bob))
-    assert mtus(alice) == [TAILNET_MTU, TAILNET_MTU, JUMBO, JUMBO, JUMBO]
+    assert (alice.is_direct(bob), mtus(alice)[2:]) == (True, [JUMBO, JUMBO, TAILNET_MTU])
+    net.room = 1 << 16
+    net.run(2 * HEARTBEAT_TIME, traffic=(alice, bob))
+    assert mtu(alice, bob) == JUMBO
 
 
 def test_in_another_network_nothing_is_proven() -> None:

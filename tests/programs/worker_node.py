@@ -26,6 +26,7 @@ from ts4nsnet.uring.commands import TO_NODE, Complete, FilterSet, Hello, Lost, R
 from ts4nsnet.uring.events import Local, Message, Refused, Slow, Unsealed
 from ts4nsnet.uring.link import Link
 from ts4nsnet.uring.local import LocalTraffic
+from ts4nsnet.uring.offloads import OffloadRefused
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import Device, PeerConfig, SessionMemory
 from ts4nsnet.wireguard.sessions import Roamed
@@ -95,7 +96,7 @@ class Node:
                     self._device.receive(datagram, source, now())
                 case Unsealed(peer, packets):
                     self._device.send(peer, packets, now())
-                case Hello() | Lost():
+                case Hello() | Lost() | OffloadRefused():
                     print(message)
                 case Relayed(train):
                     for each in train.datagrams():

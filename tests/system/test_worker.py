@@ -31,7 +31,7 @@ from tests.processes import Process
 from tests.topology import Host, Topology
 from ts4nsnet.netns import Link, NetnsChild, Route, Target
 from ts4nsnet.sockets import open_socket
-from ts4nsnet.uring import Counters
+from ts4nsnet.uring.counters import Counters, counters_in
 from ts4nsnet.wireguard import SessionMemory
 
 pipeline = pytest.importorskip("ts4nsnet.uring.pipeline", reason="the engine is not compiled")
@@ -124,8 +124,7 @@ class Side:
 
     def statistics(self) -> Counters:
         with mmap.mmap(self.counters, COUNTERS_BYTES) as memory:
-            counters: Counters = pipeline.counters_in(memory.read())
-        return counters
+            return counters_in(memory)
 
     def close(self) -> None:
         for sock in self._sockets:

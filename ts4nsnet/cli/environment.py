@@ -21,11 +21,20 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ts4nsnet.node import remember
-from ts4nsnet.node.settings import DEFAULT_CONTROL_URL, ENGINES, LOG_LEVELS, Secrets, Settings, SettingsError, shown
+from ts4nsnet.node.settings import (
+    DEFAULT_CONTROL_URL,
+    ENGINES,
+    LOG_LEVELS,
+    OFFLOADS,
+    Secrets,
+    Settings,
+    SettingsError,
+    shown,
+)
 from ts4nsnet.node.statefile import runtime_folder
 
 OWN_PREFIX = "TS4NSNET_"
-OWN = ("START", "ENGINE", "EGRESS", "LOG_LEVEL")
+OWN = ("START", "ENGINE", "OFFLOADS_OFF", "EGRESS", "LOG_LEVEL")
 # all that are read; TS_ is the beginning of other people's variables, too
 TAILSCALES = frozenset((
     "TS_AUTHKEY", "TS_AUTH_KEY", "TS_AUTHKEY_FILE", "TS_CLIENT_ID", "TS_CLIENT_SECRET", "TS_ID_TOKEN", "TS_AUDIENCE",
@@ -98,6 +107,7 @@ def _settings(environ: Mapping[str, str], folder: str, container: str) -> Settin
         state_dir=state_dir,
         start_now=bool(_choice(environ, "TS4NSNET_START", ("now",))),
         engine=_choice(environ, "TS4NSNET_ENGINE", ENGINES) or "auto",
+        offloads_off=_offloads_off(environ),
         container=container,
         runtime_folder=folder,
         log_level=_choice(environ, "TS4NSNET_LOG_LEVEL", LOG_LEVELS) or "info",
@@ -208,6 +218,14 @@ def _tags(environ: Mapping[str, str]) -> tuple[str, ...]:
         if not _TAG.fullmatch(tag):
             raise SettingsError("TS_TAGS", shown(tag), "tag:NAME, several with commas between them")
     return tuple(dict.fromkeys(tags))
+
+
+def _offloads_off(environ: Mapping[str, str]) -> tuple[str, ...]:
+    names = [name.strip() for name in environ.get("TS4NSNET_OFFLOADS_OFF", "").split(",") if name.strip()]
+    for name in names:
+        if name not in OFFLOADS:
+            raise SettingsError("TS4NSNET_OFFLOADS_OFF", shown(name), f"one or more of {','.join(OFFLOADS)}")
+    return tuple(dict.fromkeys(names))
 
 
 def _state_dir(environ: Mapping[str, str]) -> str:

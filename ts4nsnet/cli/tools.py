@@ -108,7 +108,7 @@ def list_rows(entries: Sequence[Entry]) -> list[Sequence[str]]:
 
 
 def status_lines(status: Json, now: float) -> list[str]:
-    """An ipnstate.Status for people: us, the peers, what does not work.
+    """An ipnstate.Status for people: us, the peers, what does not work, which offloads are not in use.
 
     Args:
         status: as the LocalAPI gives it.
@@ -122,7 +122,9 @@ def status_lines(status: Json, now: float) -> list[str]:
         lines = ["An administrator of the tailnet has still to approve this node."]
     elif state != "Running":
         lines.insert(0, f"# {state}: the container cannot use the network")
-    return lines + [f"# health: {_shown(text)}" for text in status["Health"]]
+    lines += [f"# health: {_shown(text)}" for text in status["Health"]]
+    offloads = status.get("Engine", {}).get("Offloads", {})
+    return lines + [f"# {_shown(name)}: {_shown(state)}" for name, state in offloads.items() if state != "in use"]
 
 
 def _status(runtime: Path, name: str | None, *, as_json: bool) -> int:

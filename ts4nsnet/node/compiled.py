@@ -15,6 +15,7 @@ import trio
 
 from ts4nsnet.netns import Tun
 from ts4nsnet.node.engine import PythonEngine, Tailnet, TunGone
+from ts4nsnet.uring.offloads import OffloadsSet
 from ts4nsnet.wireguard import Device
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class CompiledEngine(PythonEngine):
         self._port = port
         if tailnet is not None:
             port.relay = lambda train: tailnet.take_train(train, trio.current_time())
+
+    def set_offloads(self, wanted: OffloadsSet) -> None:
+        """See `Engine`."""
+        self._port.switch(wanted)
 
     async def run(self) -> NoReturn:
         """Carry packets until cancelled; raises TunGone, in an exception group as all that trio's nurseries raise."""

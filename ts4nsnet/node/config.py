@@ -12,6 +12,7 @@ from typing import Self
 from ts4nsnet.control import Credential, credential
 from ts4nsnet.node.identity import Binding
 from ts4nsnet.node.settings import Secrets, Settings
+from ts4nsnet.uring.offloads import Offload
 
 # slirp4netns': what the container is believed to have, and where its names are answered (cidr+100, cidr+3)
 DEFAULT_CIDR = IPv4Network("10.0.2.0/24")
@@ -39,6 +40,7 @@ class Config:
         names: whether the node answers DNS at other addresses than Tailscale's own service addresses.
         engine: "auto", or the one that shall carry the packets: "uring", "epoll" or "python".
         start_now: it is ready with what it remembers, before a server is reached.
+        offloads_off: what of the kernel's is not to be used.
     """
 
     control_url: str
@@ -57,6 +59,7 @@ class Config:
     names: bool = True
     engine: str = "auto"
     start_now: bool = False
+    offloads_off: frozenset[Offload] = frozenset()
 
     @classmethod
     def of(cls, settings: Settings, secrets: Secrets) -> Self:
@@ -81,6 +84,7 @@ class Config:
             names=not settings.disable_dns,
             engine=settings.engine,
             start_now=settings.start_now,
+            offloads_off=frozenset(map(Offload, settings.offloads_off)),
         )
 
     @property

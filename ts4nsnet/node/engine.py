@@ -41,7 +41,10 @@ from ts4nsnet.uring import (
     VnetHeader,
     segment,
 )
+from ts4nsnet.uring.counters import EngineStatistics
 from ts4nsnet.uring.events import Refused
+from ts4nsnet.uring.offloads import Offload, OffloadRefused, OffloadsSet
+from ts4nsnet.uring.segment import Gso
 from ts4nsnet.wireguard import Device, Seal
 
 FRAME_BYTES = 10 + 65536  # a vnet header and the longest packet; a shorter buffer would cut it without a word
@@ -71,6 +74,9 @@ class Tailnet(Protocol):
     def take_message(self, peer: int, packet: bytes) -> None:
         """A peer sent a packet of the tailnet's own protocol (TSMP)."""
 
+    def take_offload_refused(self, refused: OffloadRefused) -> None:
+        """The kernel does not do this for the engine any more."""
+
 
 class Engine(Protocol):
     """What carries a node's packets, in whatever process. Calls return at once.
@@ -86,6 +92,9 @@ class Engine(Protocol):
 
     def set_local(self, traffic: LocalTraffic) -> None:
         """Show the tailnet these packets of the container."""
+
+    def set_offloads(self, wanted: OffloadsSet) -> None:
+        """Use these offloads from now on, if they work."""
 
     def set_routes(self, routes: Mapping[int, Collection[Prefix]]) -> None:
         """Know what belongs to these peers of the device now; nothing for one that is gone."""
@@ -111,6 +120,9 @@ class Engine(Protocol):
         Args:
             whole: nobody on the way may take it to pieces.
         """
+
+    def statistics(self) -> EngineStatistics:
+        """What has been counted so far."""
 
     async def run(self) -> NoReturn:
         """Carry packets until cancelled; raises TunGone, in an exception group as all that trio's nurseries raise."""
@@ -145,7 +157,8 @@ class PythonEngine:
         self.close = tun.close
         self._vnet_hdr = tun.vnet_hdr
         self._sock = sock
-        self._udp = UdpPort(sock, pipeline.counters)
+        self._udp = UdpPort(sock, pipeline.counters, pipeline.offloads)
+        self._udp.use_offloads()
         self._tailnet = tailnet
         self._frame = bytearray(FRAME_BYTES)
         self._sending = trio.Lock()
@@ -158,6 +171,11 @@ class PythonEngine:
     def set_local(self, traffic: LocalTraffic) -> None:
         """See `Engine`."""
         self._pipeline.judge.local = traffic
+
+    def set_offloads(self, wanted: OffloadsSet) -> None:
+        """See `Engine`."""
+        self._pipeline.switch(wanted)
+        self._udp.use_offloads()
 
     def set_routes(self, routes: Mapping[int, Collection[Prefix]]) -> None:
         """See `Engine`: the pipeline looks at the device's own table."""
@@ -198,6 +216,10 @@ class PythonEngine:
             self._udp.send_whole(datagram, endpoint)
         elif self._udp.send(train) is not None:
             self._pipeline.counters.dropped[Drop.SEND_FAILED] += 1
+
+    def statistics(self) -> EngineStatistics:
+        """See `Engine`."""
+        return self._pipeline.counters.statistics()
 
     async def run(self) -> NoReturn:
         """See `Engine`."""
@@ -263,6 +285,9 @@ class PythonEngine:
                     case Message():
                         if self._tailnet is not None:
                             self._tailnet.take_message(event.peer, event.packet)
+                    case OffloadRefused():
+                        if self._tailnet is not None:
+                            self._tailnet.take_offload_refused(event)
                     case _:
                         self._device.notice(event, now)
             while (command := self._device.next_event()) is not None:
@@ -305,12 +330,15 @@ class PythonEngine:
         try:
             os.write(self._tun, frame)
         except OSError as error:
-            if error.errno == errno.EINVAL and self._vnet_hdr and VnetHeader.parse(frame).gso_type:
-                # some kernels refuse superpackets with a short tail; one by one they are the same packets
-                for packet in segment(frame):
-                    self._write(VnetHeader().emit() + packet)
-            else:
+            gso_type = VnetHeader.parse(frame).gso_type if self._vnet_hdr else Gso.NONE
+            if error.errno != errno.EINVAL or gso_type == Gso.NONE:
                 self._pipeline.counters.dropped[Drop.WRITE_FAILED] += 1
+                return
+            # some kernels refuse superpackets with a short tail; one by one they are the same packets
+            udp = gso_type == Gso.UDP_L4
+            self._pipeline.offloads.frame_refused(Offload.TUN_UDP_GRO if udp else Offload.TUN_TCP_GRO)
+            for packet in segment(frame):
+                self._write(VnetHeader().emit() + packet)
 
     def _send(self, train: Train, now: float) -> Train | None:
         """Send a train its way; what is left of it when the socket is full."""

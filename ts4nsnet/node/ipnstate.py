@@ -6,7 +6,7 @@
 
 Go's forms are kept: a time that is not known is the year 1, members that Go leaves out when they are empty are left
 out, numbers as names of members are texts. Members for what we do not have at all (SSH keys, Taildrop) are absent,
-which reads as empty.
+which reads as empty. `Engine` is our own, which others pass over.
 
 Source: ipn/ipnstate, client/tailscale/apitype, tailcfg, ipn/ipnlocal (updateStatusLocked, WhoIs) of tailscale.
 """
@@ -24,6 +24,7 @@ from ts4nsnet.control.node import Address, UserProfile
 from ts4nsnet.filter import Rule
 from ts4nsnet.keys import DISCO_PREFIX, NODE_PREFIX, PublicKey
 from ts4nsnet.node.view import PeerState, View
+from ts4nsnet.uring.counters import FIELDS
 
 Json = dict[str, Any]
 
@@ -71,6 +72,7 @@ def status_json(view: View, *, peers: bool = True) -> Json:
         "Peer": {},
         "User": {},
         "ClientVersion": None,
+        "Engine": _engine(view),
     }
     return status if netmap is None else status | _tailnet(view, netmap, peers=peers)
 
@@ -134,6 +136,19 @@ def _health(view: View) -> list[str]:
         texts += view.netmap.health
         texts += (f"{each.title}: {each.text}" for each in view.netmap.display_messages.values())
     return texts
+
+
+def _engine(view: View) -> Json:
+    """What carries the packets; Tailscale's clients know nothing of it, and pass it over."""
+    counted = view.counted
+    if counted is None:
+        return {"Name": view.engine, "Offloads": {}, "Counters": {}, "Dropped": {}}
+    return {
+        "Name": view.engine,
+        "Offloads": dict(view.offloads),
+        "Counters": {name: getattr(counted, name) for name in FIELDS},
+        "Dropped": dict(counted.dropped),
+    }
 
 
 def _self(view: View) -> Json:

@@ -36,6 +36,7 @@ from ts4nsnet.node.engine import Engine, Tailnet, TunGone
 from ts4nsnet.node.exit_node import ExitNode
 from ts4nsnet.node.identity import Identity
 from ts4nsnet.node.names import Names
+from ts4nsnet.node.offloads import Switches
 from ts4nsnet.node.peers import Peers
 from ts4nsnet.node.pings import Pings
 from ts4nsnet.node.restart import is_at_work
@@ -52,6 +53,7 @@ from ts4nsnet.node.wiring import (
 from ts4nsnet.packet import Malformed
 from ts4nsnet.tailnet import is_tailnet
 from ts4nsnet.uring import Train
+from ts4nsnet.uring.offloads import OffloadRefused
 from ts4nsnet.wireguard import Device, SessionMemory
 
 # ours: seconds after the first calls to a new peer; it hears of us within 0.2 to 0.9 s of our first netmap
@@ -110,6 +112,8 @@ class Life:
             identity.node_key, memory, os.urandom, time.time_ns, early_retries=EARLY_RETRIES, roaming=False
         )
         self._engine = make_engine(self._device, self)
+        self._switches = Switches(config.offloads_off)
+        self._engine.set_offloads(self._switches.wanted)
         self._transport = Transport(
             self._device,
             self._engine,
@@ -182,7 +186,7 @@ class Life:
 
     def view(self) -> View:
         """See `Node.view`."""
-        status, wall = self.status(), time.time()
+        status, wall, counted = self.status(), time.time(), self._engine.statistics()
         return View(
             at=wall,
             hostname=self._config.hostname,
@@ -197,6 +201,9 @@ class Life:
             endpoints=tuple(map(to_text, self._transport.own_endpoints)),
             exit_node=self._exit_node.node.id if self._exit_node.node is not None else None,
             peers=self._peers.states(trio.current_time(), wall),
+            engine=self._engine.name,
+            offloads=self._switches.lines(counted.offloads),
+            counted=counted,
         )
 
     async def run(self, stopping: trio.Event) -> None:
@@ -363,6 +370,8 @@ class Life:
         elif event.snapshot:
             self._keep("the netmap", lambda: self._claim.save_netmap(event.snapshot))
         peers = bool(delta.added or delta.changed or delta.removed)
+        if first or delta.self_node:
+            self._engine.set_offloads(self._switches.look(netmap.self_node.capabilities))
         if first or peers or delta.packet_filter or delta.self_node:
             self._engine.set_filter(Admission.of(netmap))
         if first or peers or delta.dns or delta.self_node:
@@ -440,6 +449,11 @@ class Life:
         if isinstance(received.message, tsmp.Ping):
             answer = tsmp.emit(tsmp.Pong(received.message.data), received.destination, received.source)
             self._engine.seal(peer, answer)
+
+    def take_offload_refused(self, refused: OffloadRefused) -> None:
+        """See `engine.Tailnet`."""
+        if text := self._switches.refused(refused):
+            self._say(text)
 
     def _pinged(self, event: Pinged) -> None:
         self._pings.answered(event, self._netmap)

@@ -8,9 +8,9 @@ The worker has the TUN, and reads UDP; the node sends on UDP, too. Sessions, and
 memory that both map. What passes between the two is never waited for: `Link` has a bounded queue either way.
 
 A worker that dies is followed by another, and a node likewise; each new socket begins with the whole state, from here.
-So what the worker was told is remembered: routes, filter, local traffic, endpoints, and each peer's last keypair, which
-a worker may have taken along unread. A node that follows another says nothing until it has a netmap: its worker goes on
-with what it knows.
+So what the worker was told is remembered: routes, filter, local traffic, offloads, endpoints, and each peer's last
+keypair, which a worker may have taken along unread. A node that follows another says nothing until it has a netmap: its
+worker goes on with what it knows.
 
 Whether a peer is sent to directly the node sees in the peer's record, every `LOOK_TIME` as long as there is a direct
 path; an idle node has none and sleeps.
@@ -20,6 +20,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from math import inf
+from mmap import mmap
 from operator import attrgetter
 from typing import NoReturn
 
@@ -28,6 +29,7 @@ import trio
 from ts4nsnet.node.engine import Tailnet, TunGone
 from ts4nsnet.node.surroundings import WorkerError, WorkerLink
 from ts4nsnet.node.wiring import Admission, Prefix
+from ts4nsnet.packet import Buffer
 from ts4nsnet.tailnet import TAILNET_MTU
 from ts4nsnet.uring import Counters, Drop, Local, LocalTraffic, Message, Slow, Train, UdpPort, Unsealed
 from ts4nsnet.uring.commands import (
@@ -44,8 +46,10 @@ from ts4nsnet.uring.commands import (
     ToWorker,
     Trains,
 )
+from ts4nsnet.uring.counters import EngineStatistics, counters_in
 from ts4nsnet.uring.events import Refused
 from ts4nsnet.uring.link import Link
+from ts4nsnet.uring.offloads import OffloadRefused, Offloads, OffloadsSet
 from ts4nsnet.wireguard import Device, Seal, SessionMemory
 from ts4nsnet.wireguard.sessions import Keypair, KeysZeroed, Roamed
 
@@ -77,7 +81,7 @@ async def remote_engine(
     async def connect() -> socket.socket:
         return first.pop() if first else await link.connection()
 
-    return lambda device, tailnet: RemoteEngine(device, memory, sock, connect, tailnet, say)
+    return lambda device, tailnet: RemoteEngine(device, memory, sock, connect, link.counters, tailnet, say)
 
 
 class RemoteEngine:
@@ -88,6 +92,7 @@ class RemoteEngine:
         memory: of the sessions; the worker maps the same.
         sock: the UDP socket, of which only the worker reads.
         connect: the node's end of a socket to the worker, and when called again, to the next one; raises `WorkerError`.
+        counted: the workers' counters.
         tailnet: what there is beside WireGuard.
         say: takes what a user should read.
     """
@@ -98,6 +103,7 @@ class RemoteEngine:
         memory: SessionMemory,
         sock: socket.socket,
         connect: Callable[[], Awaitable[socket.socket]],
+        counted: Buffer | mmap,
         tailnet: Tailnet,
         say: Callable[[str], None],
     ) -> None:
@@ -105,7 +111,8 @@ class RemoteEngine:
         self.counters = Counters()
         self._device = device
         self._memory = memory
-        self._udp = UdpPort(sock, self.counters)
+        self._udp = UdpPort(sock, self.counters, Offloads(lambda _: None))  # a datagram at a time
+        self._counted = counted
         self._connect = connect
         self._tailnet = tailnet
         self._say = say
@@ -114,6 +121,7 @@ class RemoteEngine:
         self._is_follower = memory.is_used
         self._is_introduced = False
         self._local = LocalTraffic()
+        self._offloads = OffloadsSet()
         self._routes: dict[int, frozenset[Prefix]] = {}
         self._mtus: dict[int, int] = {}
         self._endpoints: dict[int, bytes] = {}
@@ -136,6 +144,12 @@ class RemoteEngine:
         if traffic != self._local:
             self._local = traffic
             self._put(traffic)
+
+    def set_offloads(self, wanted: OffloadsSet) -> None:
+        """See `Engine`."""
+        if wanted != self._offloads:
+            self._offloads = wanted
+            self._put(wanted)
 
     def set_routes(self, routes: Mapping[int, Collection[Prefix]]) -> None:
         """See `Engine`."""
@@ -179,6 +193,12 @@ class RemoteEngine:
             self._udp.send_whole(datagram, endpoint)
         elif self._udp.send(Train((datagram,), len(datagram), 1, endpoint)) is not None:
             self.counters.dropped[Drop.SEND_FAILED] += 1
+
+    def statistics(self) -> EngineStatistics:
+        """See `Engine`; what the node has sent itself and could not is among what was dropped."""
+        counters = counters_in(self._counted)
+        counters.dropped += self.counters.dropped
+        return counters.statistics()
 
     def close(self) -> None:
         """See `Engine`: the TUN is the worker's, and the keeper ends that first of all."""
@@ -272,6 +292,8 @@ class RemoteEngine:
                 self._tailnet.take_message(peer, packet)
             case Refused(destination):
                 self._tailnet.take_refused(destination)
+            case OffloadRefused():
+                self._tailnet.take_offload_refused(message)
             case Hello(engine, note):
                 self.name = engine
                 if note:
@@ -333,6 +355,7 @@ class RemoteEngine:
         if self._filter is not None:
             yield self._filter
         yield self._local
+        yield self._offloads
         yield from (keypair for keypair in self._keypairs.values() if not self._is_installed(keypair))
         yield Complete()
 

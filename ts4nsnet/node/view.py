@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from ts4nsnet.control import NetMap
 from ts4nsnet.keys import ZERO_KEY, PublicKey
+from ts4nsnet.uring.counters import EngineStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ class View:
         endpoints: our own, `address:port` as in `PeerState.cur_addr`.
         exit_node: id of the peer that is our exit node; None: no exit node.
         peers: by node key; of those that are missing nothing is known.
+        engine: which carries the packets; empty: none yet.
+        offloads: what of the kernel's it uses, in words.
+        counted: what it has counted; None: nothing yet.
     """
 
     at: float
@@ -64,3 +68,6 @@ class View:
     endpoints: tuple[str, ...] = ()
     exit_node: int | None = None
     peers: Mapping[PublicKey, PeerState] = field(default_factory=lambda: MappingProxyType({}))
+    engine: str = ""
+    offloads: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    counted: EngineStatistics | None = None

@@ -49,7 +49,7 @@ network reordered, and TCP's receiver sorts that out itself. Lost: the IPv4 iden
 from the first when it takes a frame apart.
 
 Switches: `tcp` and `udp`, since kernels 6.1.103, 6.6.44 and 6.10.3 refuse frames with a short tail (EINVAL), and up to
-6.8.4 lose UDP ones whose payload is VXLAN.
+6.8.4 lose UDP ones whose payload is VXLAN (offloads.py).
 
 This is the readable twin of the compiled coalescer, and its oracle in the property tests.
 Source: net/ipv4/tcp_offload.c (tcp_gro_receive), udp_offload.c; wireguard-go tun/offload_linux.go.

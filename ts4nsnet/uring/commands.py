@@ -2,21 +2,23 @@
 """What node and worker say to each other: commands one way, events the other.
 
     node → worker   Keypair, Roamed, KeysZeroed, Seal          wireguard's commands
-                    RoutesSet, FilterSet, LocalTraffic         what the worker goes by, as a whole or peer by peer
+                    RoutesSet, FilterSet, LocalTraffic,        what the worker goes by, as a whole or peer by peer
+                    OffloadsSet
                     Complete                                   all of that has been told
                     Trains, Packets, Forward                   came by a relay; for the container; not for the node
     worker → node   Hello                                      the engine that runs
                     Confirmed, Roamed, RekeyWanted             wireguard's facts
                     Slow, Unsealed, Local, Message, Refused    what the pipeline does not do itself
+                    OffloadRefused                             what the kernel does not do any more
                     Relayed                                    what leaves by a relay
                     Lost                                       what the node did not hear
 
 Values are those of the pipeline and of WireGuard where these have one; the rest is here. Their bytes are in `encoding`.
 
 Either process may die while the other goes on. So each socket between two of them begins with the whole state, which
-the node tells unasked, however much of it the worker may know: where peers are, routes, filter, local traffic, and
-`Complete`. A worker that is new carries nothing before that; one that is not goes on with what it had, and forgets
-then what was not named.
+the node tells unasked, however much of it the worker may know: where peers are, routes, filter, local traffic,
+offloads, and `Complete`. A worker that is new carries nothing before that; one that is not goes on with what it had,
+and forgets then what was not named.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,7 @@ from ts4nsnet.filter.rules import Prefix
 from ts4nsnet.tailnet import TAILNET_MTU
 from ts4nsnet.uring.events import Local, Message, Refused, Slow, Unsealed
 from ts4nsnet.uring.local import LocalTraffic
+from ts4nsnet.uring.offloads import OffloadRefused, OffloadsSet
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import Keypair, RekeyWanted, Seal
 from ts4nsnet.wireguard.sessions import Confirmed, KeysZeroed, Roamed
@@ -124,9 +127,33 @@ class Lost:
 
 
 ToWorker = (
-    Keypair | Roamed | KeysZeroed | Seal | RoutesSet | FilterSet | LocalTraffic | Complete | Trains | Packets | Forward
+    Keypair
+    | Roamed
+    | KeysZeroed
+    | Seal
+    | RoutesSet
+    | FilterSet
+    | LocalTraffic
+    | OffloadsSet
+    | Complete
+    | Trains
+    | Packets
+    | Forward
 )
-ToNode = Hello | Confirmed | Roamed | RekeyWanted | Slow | Unsealed | Local | Message | Refused | Relayed | Lost
+ToNode = (
+    Hello
+    | Confirmed
+    | Roamed
+    | RekeyWanted
+    | Slow
+    | Unsealed
+    | Local
+    | Message
+    | Refused
+    | OffloadRefused
+    | Relayed
+    | Lost
+)
 Spoken = ToWorker | ToNode
 
 Heard = TypeVar("Heard", bound=Spoken)

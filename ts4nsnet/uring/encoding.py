@@ -45,6 +45,7 @@ from ts4nsnet.uring.commands import (
 )
 from ts4nsnet.uring.events import Local, Message, Refused, Slow, Unsealed
 from ts4nsnet.uring.local import LocalTraffic
+from ts4nsnet.uring.offloads import Offload, OffloadRefused, OffloadsSet
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import Keypair, RekeyWanted, Seal
 from ts4nsnet.wireguard.handshake import TransportKeys
@@ -275,6 +276,15 @@ def _read_local_traffic(cursor: _Cursor) -> LocalTraffic:
     return LocalTraffic(addresses, names, frozenset(cursor.many(lambda cursor: cursor.one(_PEER))))
 
 
+def _offloads_set(wanted: OffloadsSet) -> bytes:
+    return bytes((wanted.equal_tails,)) + _many(_text, sorted(wanted.off))
+
+
+def _read_offloads_set(cursor: _Cursor) -> OffloadsSet:
+    equal_tails = bool(cursor.one(_U8))
+    return OffloadsSet(frozenset(map(Offload, cursor.many(_read_text))), equal_tails)
+
+
 def _read_packets(cursor: _Cursor) -> tuple[bytes, ...]:
     return tuple(cursor.many(_Cursor.block))
 
@@ -333,6 +343,13 @@ _CODECS: tuple[tuple[int, type, _BodyWriter, _BodyReader], ...] = (
     (19, Refused, lambda each: _block(each.destination), lambda cursor: Refused(_read_address(cursor))),
     (20, Relayed, lambda each: _train(each.train), lambda cursor: Relayed(_read_train(cursor))),
     (21, Lost, lambda each: _LOST.pack(each.events, each.malformed), lambda cursor: Lost(*cursor.unpack(_LOST))),
+    (30, OffloadsSet, _offloads_set, _read_offloads_set),
+    (
+        31,
+        OffloadRefused,
+        lambda each: _U16.pack(each.error) + _text(each.offload),
+        lambda cursor: OffloadRefused(error=cursor.one(_U16), offload=Offload(_read_text(cursor))),
+    ),
 )
 _WRITERS = {made: (kind, write) for kind, made, write, _ in _CODECS}
 _READERS = {kind: (made, read) for kind, made, _, read in _CODECS}

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 
+from ts4nsnet.uring.offloads import OffloadRefused
 from ts4nsnet.wireguard import Fact
 
 
@@ -44,4 +45,4 @@ class Refused:
     destination: bytes
 
 
-Event = Unsealed | Slow | Local | Message | Refused | Fact
+Event = Unsealed | Slow | Local | Message | Refused | OffloadRefused | Fact

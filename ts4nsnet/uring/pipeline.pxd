@@ -9,7 +9,7 @@ from ts4nsnet.uring.sessions cimport Session, Sessions
 
 
 cdef enum:
-    # places in the counters' memory; see _COUNTERS
+    # places in the counters' memory; see counters.FIELDS and DROPS
     READ_FRAMES = 0
     READ_PACKETS = 1
     SENT_TRAINS = 2
@@ -26,6 +26,8 @@ cdef enum:
     SEND_FAILED = 13
     SEND_TOO_BIG = 14
     WRITE_FAILED = 15
+    SEND_FORBIDDEN = 16
+    SEND_NO_BUFFERS = 17
 
 
 cdef struct Message:
@@ -77,10 +79,14 @@ cdef class Pipeline:
     cdef OutTrain* trains
     cdef uint32_t train_count
     cdef readonly Coalescer coalescer
+    cdef readonly object offloads
+    cdef uint32_t longest_train     # datagrams of a train to UDP at most
+    cdef bint equal_tails           # whether all of a train may be equally long
     cdef list _trains
     cdef list _frames
     cdef object _events
 
+    cdef int use_offloads(self) except -1
     cdef int refresh(self) except -1
     cdef bint has_room(self) noexcept
     cdef int take_frame(self, const uint8_t* frame, size_t size, double now) except -1
@@ -89,6 +95,8 @@ cdef class Pipeline:
     cdef int seal_batches(self, double now) except -1
     cdef int _seal_batch(self, Batch* batch, double now) except -1
     cdef int _form_trains(self, Batch* batch, const uint8_t* endpoint) except -1
+    cdef int _form_uneven_trains(self, Batch* batch, const uint8_t* endpoint) except -1
+    cdef OutTrain* _new_train(self, int32_t first, const uint8_t* endpoint) noexcept
     cdef void reset(self) noexcept
     cdef bint frames_full(self) noexcept
     cdef int take_train(self, uint8_t* data, uint32_t size, uint32_t segment, const uint8_t* source, double now) except -1

@@ -10,19 +10,17 @@ from ts4nsnet.uring.counters import Counters, Drop
 from ts4nsnet.uring.events import Event
 from ts4nsnet.uring.judge import Judge
 from ts4nsnet.uring.offload import Coalescer
+from ts4nsnet.uring.offloads import Offloads, OffloadsSet
 from ts4nsnet.uring.sessions import Sessions
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import AllowedIPs, Command
-
-COUNTER_WORDS: int
-
-def counters_in(memory: Any) -> Counters: ...
 
 class Pipeline:
     sessions: Sessions
     judge: Judge
     coalescer: Coalescer
     counter_memory: Any
+    offloads: Offloads
     def __init__(
         self,
         sessions: Sessions,
@@ -40,6 +38,7 @@ class Pipeline:
     def apply(self, command: Command, now: float) -> None: ...
     def set_mtu(self, peer: int, mtu: int) -> None: ...
     def mtu_to(self, peer: int) -> int: ...
+    def switch(self, wanted: OffloadsSet) -> None: ...
     def drop(self, reason: Drop, packets: int = 1) -> None: ...
     def emit(self, event: Event) -> None: ...
     def write(self, packets: Sequence[bytes]) -> None: ...

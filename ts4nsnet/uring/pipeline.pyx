@@ -46,12 +46,13 @@ from ts4nsnet.uring.system cimport (
     mmap,
     munmap,
 )
-from ts4nsnet.uring.wire cimport le32, look_inner
+from ts4nsnet.uring.wire cimport be16, le32, look_inner
 
 from ts4nsnet.uring.classify import flat
-from ts4nsnet.uring.counters import Counters, Drop
+from ts4nsnet.uring.counters import COUNTER_WORDS, DROPS, FIELDS, OFFLOADS_AT, counters_in
 from ts4nsnet.uring.events import Slow, Unsealed
 from ts4nsnet.uring.judge import Judge
+from ts4nsnet.uring.offloads import Offload, Offloads
 from ts4nsnet.uring.trains import MAX_TRAIN_BYTES, MAX_TRAIN_DATAGRAMS, Train
 from ts4nsnet.wireguard import Seal
 
@@ -63,49 +64,12 @@ cdef enum:
     MAX_BATCHES = 256
     MAX_DATAGRAMS = 2048
     OVERHEAD_BYTES = 32
+    SENTINEL = 7  # see `reference`
 
 cdef uint32_t max_train_bytes = MAX_TRAIN_BYTES
 cdef uint32_t max_train_datagrams = MAX_TRAIN_DATAGRAMS
 cdef uint8_t nowhere[32]
 memset(nowhere, 0, 32)
-
-# the order of the counters' memory: the fields of `Counters`, then reasons to drop
-_FIELDS = (
-    "read_frames",
-    "read_packets",
-    "sent_trains",
-    "sent_datagrams",
-    "received_trains",
-    "received_datagrams",
-    "written_frames",
-    "written_packets",
-)
-_DROPS = (
-    Drop.FRAME_MALFORMED,
-    Drop.NO_ROUTE,
-    Drop.NO_ENDPOINT,
-    Drop.INNER_MALFORMED,
-    Drop.SOURCE_NOT_ALLOWED,
-    Drop.SEND_FAILED,
-    Drop.SEND_TOO_BIG,
-    Drop.WRITE_FAILED,
-    Drop.TOO_BIG,
-    Drop.FILTERED_OUT,
-    Drop.FILTERED_IN,
-    Drop.NODE_BUSY,
-)
-COUNTER_WORDS = len(_FIELDS) + len(_DROPS)
-
-
-def counters_in(memory):
-    """The counters in a pipeline's memory (COUNTER_WORDS native 64-bit words), at this moment."""
-    words = memoryview(memory).cast("B").cast("Q")
-    counters = Counters(**{name: words[place] for place, name in enumerate(_FIELDS)})
-    for place, reason in enumerate(_DROPS, start=len(_FIELDS)):
-        if words[place]:
-            counters.dropped[reason] = words[place]
-    return counters
-
 
 cdef inline uint32_t padded(uint32_t size, uint32_t mtu) noexcept nogil:
     """`messages.padded_size`."""
@@ -153,6 +117,7 @@ cdef class Pipeline:
         self.mtu = mtu
         self.vnet_hdr = vnet_hdr
         self.coalescer = Coalescer(vnet_hdr=vnet_hdr, mtu=mtu)
+        self.offloads = Offloads(self.emit, vnet_hdr=vnet_hdr)
         self._trains = []
         self._frames = []
         self._events = deque()
@@ -170,6 +135,7 @@ cdef class Pipeline:
         self.arena = <uint8_t*>arena
         if packet_filter is not None:
             self.judge = Judge(self, allowed_ips, packet_filter)
+        self.use_offloads()
 
     def __dealloc__(self):
         free(self.messages)
@@ -178,6 +144,16 @@ cdef class Pipeline:
         free(self.mtus)
         if self.arena is not NULL:
             munmap(self.arena, ARENA_BYTES)
+
+    cdef int use_offloads(self) except -1:
+        """Do as `offloads` says now, and have it seen in the counters."""
+        self.longest_train = max_train_datagrams if self.offloads.uses(Offload.UDP_GSO) else 1
+        self.equal_tails = self.offloads.equal_tails
+        self.coalescer.tcp = self.offloads.uses(Offload.TUN_TCP_GRO)
+        self.coalescer.udp = self.offloads.uses(Offload.TUN_UDP_GRO)
+        for place, offload in enumerate(Offload, start=OFFLOADS_AT):
+            self.counts[<int>place] = self.offloads.states[offload]
+        return 0
 
     cdef int refresh(self) except -1:
         """Take the routes and the judge as they are now."""
@@ -328,28 +304,65 @@ cdef class Pipeline:
         cdef int32_t number = batch.first
         cdef Message* message
         cdef OutTrain* train = NULL
+        cdef bint is_udp = be16(endpoint + 16) != 0  # others go by a relay
+        cdef uint32_t longest = self.longest_train if is_udp else max_train_datagrams
+        if is_udp and not self.equal_tails and longest > 1:
+            return self._form_uneven_trains(batch, endpoint)
         while number >= 0:
             message = &self.messages[number]
             if (
                 train is NULL
                 or train.size % train.segment  # the last one was shorter
                 or message.size > train.segment
-                or train.count == max_train_datagrams
+                or train.count == longest
                 or train.size + message.size > max_train_bytes
             ):
-                train = &self.trains[self.train_count]
-                self.train_count += 1
-                train.first = number
-                train.count = train.size = 0
-                train.segment = message.size
-                train.failed = False
-                memcpy(train.endpoint, endpoint, 32)
-                self.counts[SENT_TRAINS] += 1
+                train = self._new_train(number, endpoint)
             train.count += 1
             train.size += message.size
             number = message.next
         self.counts[SENT_DATAGRAMS] += batch.count
         return 0
+
+    cdef int _form_uneven_trains(self, Batch* batch, const uint8_t* endpoint) except -1:
+        """`trains.form_trains` without equal tails."""
+        cdef int32_t number = batch.first
+        cdef int32_t after
+        cdef uint32_t count, alone, size, most
+        cdef bint has_tail
+        cdef OutTrain* train
+        while number >= 0:
+            size = self.messages[number].size
+            after, count = number, 0
+            while after >= 0 and self.messages[after].size == size:
+                after = self.messages[after].next
+                count += 1
+            has_tail = after >= 0 and self.messages[after].size < size
+            count += has_tail
+            most = min(self.longest_train, max(1, max_train_bytes // size))
+            alone = count if not has_tail else count - min(count, most)
+            while count:
+                train = self._new_train(number, endpoint)
+                train.count = 1 if alone else count
+                alone -= alone != 0
+                count -= train.count
+                for _ in range(train.count):
+                    train.size += self.messages[number].size
+                    number = self.messages[number].next
+        self.counts[SENT_DATAGRAMS] += batch.count
+        return 0
+
+    cdef OutTrain* _new_train(self, int32_t first, const uint8_t* endpoint) noexcept:
+        """An empty train, as long in its datagrams as its first message is."""
+        cdef OutTrain* train = &self.trains[self.train_count]
+        self.train_count += 1
+        train.first = first
+        train.count = train.size = 0
+        train.segment = self.messages[first].size
+        train.failed = False
+        memcpy(train.endpoint, endpoint, 32)
+        self.counts[SENT_TRAINS] += 1
+        return train
 
     cdef void reset(self) noexcept:
         """All trains have been sent: use the arena anew."""
@@ -386,6 +399,8 @@ cdef class Pipeline:
         cdef int32_t room
         cdef uint32_t length
         cdef uint8_t* packet = datagram + 16
+        if size == 1 and datagram[0] == SENTINEL:
+            return 0
         if size < 4 or le32(datagram) != 4:
             self._events.append(Slow(<bytes>datagram[:size], <bytes>source[:32]))
             return 0
@@ -465,9 +480,14 @@ cdef class Pipeline:
         """How long packets for a peer may be."""
         return self.mtus[peer]
 
+    def switch(self, wanted):
+        """Use these offloads from now on."""
+        self.offloads.switch(wanted)
+        self.use_offloads()
+
     def drop(self, reason, uint32_t packets=1):
         """Count what the judge has dropped."""
-        self.counts[len(_FIELDS) + _DROPS.index(reason)] += packets
+        self.counts[len(FIELDS) + DROPS.index(reason)] += packets
 
     def emit(self, event):
         """Let the node hear something."""

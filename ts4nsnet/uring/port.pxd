@@ -39,7 +39,7 @@ cdef class Port:
     cdef readonly int tun
     cdef readonly int sock
     cdef bint ipv6
-    cdef public bint segments
+    cdef bint segments              # whether trains are sent in one call
     cdef readonly bint blocked      # the UDP socket is full
     cdef public object relay
     cdef uint32_t next_train
@@ -47,6 +47,8 @@ cdef class Port:
     cdef bint singly
     cdef iovec pieces[MAX_PIECES]
 
+    cdef int lose(self, offload, int error) except -1
+    cdef int use_offloads(self) except -1
     cdef double now(self) noexcept
     cdef bint prepare(self, const OutTrain* train, uint32_t first, uint32_t count, Sending* sending) except -1
     cdef bint addressed(self, const uint8_t* endpoint, Sending* sending) noexcept

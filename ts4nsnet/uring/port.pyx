@@ -7,11 +7,16 @@ writev. What the kernel refuses is dealt with here, as `udp.UdpPort` and `node.e
     sendmsg   EAGAIN                    the socket is full: the rest waits, in its order; `blocked` until it is writable,
                                         and until then nothing is read from the TUN
               EIO, EINVAL, EMSGSIZE     of a train: its datagrams go one by one; after EIO trains are given up for good
-              anything else             dropped and counted
-    writev    EINVAL of a superpacket   its packets are written one by one (some kernels refuse a short tail)
+              anything else             dropped and counted: EPERM (a firewall's) and ENOBUFS apart from others
+    writev    EINVAL of a superpacket   its packets are written one by one (some kernels refuse a short tail); after
+                                        some of these no more such superpackets are made
               anything else             dropped and counted
 
 A train whose endpoint is no UDP address is a relay's: it goes to `relay`, or is an event for the node.
+
+What the kernel does for us can be switched off at any time, and is seen in the counters (`offloads`). A switched UDP_GRO
+counts for what the socket still holds, too: datagrams that were merged before come without their size then, and are
+lost.
 
 To the node a port is its pipeline: it takes the same commands and gives the same events, and what they cause to be sent
 or written is sent and written at once.
@@ -21,10 +26,17 @@ import os
 import socket
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, errno
+from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS, EPERM, errno
 from libc.string cimport memcmp, memcpy, memset
 
-from ts4nsnet.uring.pipeline cimport Message, SEND_FAILED, SEND_TOO_BIG, WRITE_FAILED
+from ts4nsnet.uring.pipeline cimport (
+    SEND_FAILED,
+    SEND_FORBIDDEN,
+    SEND_NO_BUFFERS,
+    SEND_TOO_BIG,
+    WRITE_FAILED,
+    Message,
+)
 from ts4nsnet.uring.system cimport (
     AF_INET,
     AF_INET6,
@@ -32,6 +44,7 @@ from ts4nsnet.uring.system cimport (
     MSG_DONTWAIT,
     clock_gettime,
     sendmsg,
+    setsockopt,
     sockaddr_in,
     timespec,
     writev,
@@ -39,12 +52,15 @@ from ts4nsnet.uring.system cimport (
 from ts4nsnet.uring.wire cimport be16, be32, put_be16, put_be32
 
 from ts4nsnet.uring.offload import segment
+from ts4nsnet.uring.offloads import Offload
 from ts4nsnet.uring.trains import Train
 
 
 cdef enum:
     SOL_UDP = 17
     UDP_SEGMENT = 103
+    UDP_GRO = 104
+    GSO_UDP_L4 = 5
 
 
 cdef uint8_t ipv4_mapped[12]
@@ -62,7 +78,6 @@ cdef class Port:
 
     Attributes:
         relay: takes a train whose endpoint is no UDP address; None: such trains are events.
-        segments: whether trains are sent in one call (UDP_SEGMENT).
         blocked: whether the UDP socket is full.
     """
 
@@ -74,9 +89,30 @@ cdef class Port:
         self.ipv6 = sock.family == socket.AF_INET6
         try:
             sock.getsockopt(socket.SOL_UDP, UDP_SEGMENT)
-            self.segments = True
-        except OSError:
-            self.segments = False
+        except OSError as error:
+            pipeline.offloads.lack(Offload.UDP_GSO, error.errno)
+        self.use_offloads()
+
+    # --- offloads -----------------------------------------------------------------------------------------------------
+
+    def switch(self, wanted):
+        """Use these offloads (`OffloadsSet`) from now on, if they work."""
+        self.pipeline.offloads.switch(wanted)
+        self.use_offloads()
+
+    cdef int lose(self, offload, int error) except -1:
+        """The kernel has refused what it seemed to know."""
+        self.pipeline.offloads.lose(offload, error)
+        return self.use_offloads()
+
+    cdef int use_offloads(self) except -1:
+        """Use what is to be used."""
+        cdef int merges = self.pipeline.offloads.uses(Offload.UDP_GRO)
+        if setsockopt(self.sock, SOL_UDP, UDP_GRO, &merges, sizeof(merges)) < 0 and merges:
+            self.pipeline.offloads.lack(Offload.UDP_GRO, errno)
+        self.segments = self.pipeline.offloads.uses(Offload.UDP_GSO)
+        self.pipeline.use_offloads()
+        return 0
 
     cdef double now(self) noexcept:
         cdef timespec time
@@ -207,8 +243,9 @@ cdef class Port:
             elif errno == EINTR:
                 PyErr_CheckSignals()
             elif count > 1 and errno in (EIO, EINVAL, EMSGSIZE):
-                self.segments = errno != EIO
                 self.singly = True
+                if errno == EIO:
+                    self.lose(Offload.UDP_GSO, EIO)
             else:
                 self.refused(errno, count)
                 self.train_sent += count
@@ -217,7 +254,14 @@ cdef class Port:
         return True
 
     cdef int refused(self, int error, uint32_t datagrams) except -1:
-        self.pipeline.counts[SEND_TOO_BIG if error == EMSGSIZE else SEND_FAILED] += datagrams
+        cdef int reason = SEND_FAILED
+        if error == EMSGSIZE:
+            reason = SEND_TOO_BIG
+        elif error == EPERM:
+            reason = SEND_FORBIDDEN
+        elif error == ENOBUFS:
+            reason = SEND_NO_BUFFERS
+        self.pipeline.counts[reason] += datagrams
         return 0
 
     # --- the TUN ------------------------------------------------------------------------------------------------------
@@ -249,8 +293,13 @@ cdef class Port:
         cdef int piece
         cdef int count = self.pipeline.coalescer.finish(number, self.pieces)
         frame = b"".join([(<uint8_t*>self.pieces[piece].iov_base)[: self.pieces[piece].iov_len] for piece in range(count)])
-        packets = segment(frame) if error == EINVAL and self.pipeline.vnet_hdr and frame[1] else []
-        if not packets:
+        packets = []
+        if error == EINVAL and self.pipeline.vnet_hdr and frame[1]:
+            packets = segment(frame)
+            offload = Offload.TUN_UDP_GRO if frame[1] == GSO_UDP_L4 else Offload.TUN_TCP_GRO
+            self.pipeline.offloads.frame_refused(offload)
+            self.use_offloads()
+        else:
             self.pipeline.counts[WRITE_FAILED] += 1
         for packet in packets:
             try:
@@ -289,6 +338,11 @@ cdef class Port:
     def counters(self):
         """The pipeline's counters at this moment."""
         return self.pipeline.counters
+
+    @property
+    def offloads(self):
+        """The pipeline's."""
+        return self.pipeline.offloads
 
     @property
     def judge(self):

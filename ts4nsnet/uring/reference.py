@@ -30,11 +30,14 @@ from ts4nsnet.uring.coalesce import coalesce
 from ts4nsnet.uring.counters import Counters, Drop
 from ts4nsnet.uring.events import Event, Slow, Unsealed
 from ts4nsnet.uring.judge import Judge
+from ts4nsnet.uring.offloads import Offload, Offloads, OffloadsSet
 from ts4nsnet.uring.segment import VNET_HEADER_BYTES, VnetHeader, segment
-from ts4nsnet.uring.trains import Train, form_trains
+from ts4nsnet.uring.trains import MAX_TRAIN_DATAGRAMS, Train, form_trains
 from ts4nsnet.wireguard import AllowedIPs, Command, Seal, SessionTable
 
 _TRANSPORT = b"\4\0\0\0"  # the first word of transport data
+# what Tailscale's nodes append to a train of equal datagrams, for the sake of broken kernels; net/batching
+_SENTINEL = b"\7"
 
 
 class Reference:
@@ -49,12 +52,14 @@ class Reference:
 
     Attributes:
         judge: says what may pass; what it goes by may be changed between two calls.
+        offloads: which are used, likewise.
     """
 
     def __init__(
         self, sessions: SessionTable, routes: AllowedIPs, packet_filter: Filter, *, mtu: int, vnet_hdr: bool
     ) -> None:
-        self.counters = Counters()
+        self.offloads = Offloads(self.emit, vnet_hdr=vnet_hdr)
+        self.counters = Counters(offloads=self.offloads.states)
         self.judge = Judge(self, routes, packet_filter)
         self._sessions = sessions
         self._routes = routes
@@ -99,7 +104,7 @@ class Reference:
             for datagram in train.datagrams():
                 if datagram[:4] == _TRANSPORT:
                     packets.extend(self._opened(datagram, train.endpoint, now))
-                else:
+                elif datagram != _SENTINEL:
                     self._events.append(Slow(bytes(datagram), train.endpoint))
         self.write(packets)
 
@@ -114,7 +119,12 @@ class Reference:
 
     def write(self, packets: Sequence[bytes]) -> None:
         """Take packets for the container, in their order."""
-        frames = coalesce(packets, mtu=self._mtu) if self._vnet_hdr else packets
+        uses = self.offloads.uses
+        frames = (
+            coalesce(packets, mtu=self._mtu, tcp=uses(Offload.TUN_TCP_GRO), udp=uses(Offload.TUN_UDP_GRO))
+            if self._vnet_hdr
+            else packets
+        )
         self.counters.written_packets += len(packets)
         self.counters.written_frames += len(frames)
         self._frames.extend(frames)
@@ -127,10 +137,16 @@ class Reference:
         elif not any(endpoint):
             self.counters.dropped[Drop.NO_ENDPOINT] += len(messages)
         else:
-            trains = form_trains(messages, endpoint)
+            trains = self._form_trains(messages, endpoint)
             self.counters.sent_trains += len(trains)
             self.counters.sent_datagrams += len(messages)
             self._trains.extend(trains)
+
+    def _form_trains(self, messages: Sequence[bytes], endpoint: bytes) -> list[Train]:
+        if not any(endpoint[16:18]):  # no UDP port: a relay's
+            return form_trains(messages, endpoint)
+        longest = MAX_TRAIN_DATAGRAMS if self.offloads.uses(Offload.UDP_GSO) else 1
+        return form_trains(messages, endpoint, longest=longest, equal_tails=self.offloads.equal_tails)
 
     def _opened(self, datagram: Buffer, source: bytes, now: float) -> Iterable[bytes]:
         """The packet in a transport message: one, or none when there is none for the container."""
@@ -165,6 +181,10 @@ class Reference:
     def mtu_to(self, peer: int | None) -> int:
         """How long packets for a peer may be."""
         return self._mtu if peer is None else max(self._mtu, self._mtus.get(peer, 0))
+
+    def switch(self, wanted: OffloadsSet) -> None:
+        """Use these offloads from now on."""
+        self.offloads.switch(wanted)
 
     def drop(self, reason: Drop, packets: int = 1) -> None:
         """Count packets that go nowhere."""

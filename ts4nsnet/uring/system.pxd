@@ -31,6 +31,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
     ssize_t recvmsg(int fd, msghdr* message, int flags)
+    int setsockopt(int fd, int level, int name, const void* value, socklen_t size)
     enum:
         AF_INET
         AF_INET6

@@ -43,19 +43,46 @@ class Train(NamedTuple):
             yield whole[start : start + self.segment_bytes]
 
 
-def form_trains(messages: Sequence[bytes], endpoint: bytes) -> list[Train]:
-    """Arrange messages for one endpoint in trains, in their order."""
+def form_trains(
+    messages: Sequence[bytes], endpoint: bytes, *, longest: int = MAX_TRAIN_DATAGRAMS, equal_tails: bool = True
+) -> list[Train]:
+    """Arrange messages for one endpoint in trains, in their order.
+
+    Args:
+        longest: how many datagrams a train has at most.
+        equal_tails: whether those of a train may all be equally long. If not, only the end of a run of equal ones that
+            a shorter one follows makes a train; those before it go alone.
+    """
+    end_of = _end if equal_tails else _end_with_tail
     trains: list[Train] = []
     first = 0
     while first < len(messages):
-        size = total = len(messages[first])
-        end = min(len(messages), first + MAX_TRAIN_DATAGRAMS)
-        after = first + 1
-        while after < end and len(messages[after]) <= size and total + len(messages[after]) <= MAX_TRAIN_BYTES:
-            total += len(messages[after])
-            after += 1
-            if total % size:
-                break
-        trains.append(Train(messages[first:after], size, after - first, endpoint))
+        after = end_of(messages, first, longest)
+        trains.append(Train(messages[first:after], len(messages[first]), after - first, endpoint))
         first = after
     return trains
+
+
+def _end(messages: Sequence[bytes], first: int, longest: int) -> int:
+    """Behind the last message of the train that begins with `first`."""
+    size = total = len(messages[first])
+    end = min(len(messages), first + longest)
+    after = first + 1
+    while after < end and len(messages[after]) <= size and total + len(messages[after]) <= MAX_TRAIN_BYTES:
+        total += len(messages[after])
+        after += 1
+        if total % size:
+            break
+    return after
+
+
+def _end_with_tail(messages: Sequence[bytes], first: int, longest: int) -> int:
+    """The same, where the last one of a train must be shorter."""
+    size = len(messages[first])
+    after = first + 1
+    while after < len(messages) and len(messages[after]) == size:
+        after += 1
+    has_tail = after < len(messages) and len(messages[after]) < size
+    after += has_tail
+    most = min(longest, max(1, MAX_TRAIN_BYTES // size))
+    return after if has_tail and after - first <= most else first + 1

@@ -3,7 +3,8 @@
 
 Where the kernel refuses a train, its datagrams go one by one. EMSGSIZE (before Linux 6.14: EINVAL) says that they are
 longer than this path's MTU, so that IP has to fragment them; EIO, that the device cannot make the checksums, or that
-IPsec is on the way: sending in trains (UDP_SEGMENT) is then given up for good.
+IPsec is on the way: sending in trains (UDP_SEGMENT) is then given up for good. Anything else costs the datagrams, and
+is counted: EPERM (a firewall's) and ENOBUFS apart from others.
 
 Source: udp(7), ipv6(7); sizes and errors as measured on Linux 6.18.
 """
@@ -17,6 +18,7 @@ from contextlib import suppress
 from ts4nsnet.endpoint import from_endpoint, to_endpoint
 from ts4nsnet.sockets import UDP_GRO
 from ts4nsnet.uring.counters import Counters, Drop
+from ts4nsnet.uring.offloads import Offload, Offloads
 from ts4nsnet.uring.trains import Train
 
 UDP_SEGMENT = 103  # SOL_UDP option, include/uapi/linux/udp.h
@@ -29,20 +31,40 @@ MAX_BATCH_BYTES = 64 << 10
 _GRO_SIZE = struct.Struct("=i")
 _GSO_SIZE = struct.Struct("=H")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_GRO_SIZE.size)
+_REASONS = {
+    errno.EMSGSIZE: Drop.SEND_TOO_BIG,
+    errno.EPERM: Drop.SEND_FORBIDDEN,
+    errno.ENOBUFS: Drop.SEND_NO_BUFFERS,
+}
 
 
 class UdpPort:
-    """A socket of `sockets.open_socket`, read and written in trains; counts into `counters`."""
+    """A socket of `sockets.open_socket`, read and written in trains.
 
-    def __init__(self, sock: socket.socket, counters: Counters) -> None:
+    Args:
+        sock: the socket.
+        counters: count what is dropped.
+        offloads: say whether there are trains; what the kernel says of it is said to them.
+    """
+
+    def __init__(self, sock: socket.socket, counters: Counters, offloads: Offloads) -> None:
         self._sock = sock
         self._counters = counters
+        self._offloads = offloads
         self._buffer = bytearray(RECEIVE_BYTES)
         try:
             sock.getsockopt(socket.SOL_UDP, UDP_SEGMENT)
-            self._segments = True
-        except OSError:
-            self._segments = False
+        except OSError as error:
+            offloads.lack(Offload.UDP_GSO, error.errno or 0)
+
+    def use_offloads(self) -> None:
+        """Have the kernel merge what comes, or not. What it has merged already comes without its size then."""
+        merges = self._offloads.uses(Offload.UDP_GRO)
+        try:
+            self._sock.setsockopt(socket.SOL_UDP, UDP_GRO, merges)
+        except OSError as error:
+            if merges:
+                self._offloads.lack(Offload.UDP_GRO, error.errno or 0)
 
     def receive(self) -> Iterator[Train]:
         """What has come, at most a batch; each train is overwritten by the next."""
@@ -69,7 +91,7 @@ class UdpPort:
 
         What cannot be sent at all is dropped and counted.
         """
-        if train.datagram_count == 1 or self._segments:
+        if train.datagram_count == 1 or self._offloads.uses(Offload.UDP_GSO):
             try:
                 self._send(train)
             except BlockingIOError:
@@ -78,7 +100,8 @@ class UdpPort:
                 if train.datagram_count == 1 or error.errno not in (errno.EIO, errno.EINVAL, errno.EMSGSIZE):
                     self._refused(error, train.datagram_count)
                     return None
-                self._segments = error.errno != errno.EIO
+                if error.errno == errno.EIO:
+                    self._offloads.lose(Offload.UDP_GSO, errno.EIO)
             else:
                 return None
         for sent, datagram in enumerate(train.payload):
@@ -95,7 +118,7 @@ class UdpPort:
 
         So is one that is sent as if it were a train: longer than what is known of the path, it is refused.
         """
-        if self._segments:
+        if self._offloads.uses(Offload.UDP_GSO):
             with suppress(OSError):
                 self._send(Train((datagram,), len(datagram), 1, endpoint), whole=True)
 
@@ -106,5 +129,4 @@ class UdpPort:
         self._sock.sendmsg(train.payload, control, 0, from_endpoint(train.endpoint, self._sock.family))
 
     def _refused(self, error: OSError, datagrams: int) -> None:
-        reason = Drop.SEND_TOO_BIG if error.errno == errno.EMSGSIZE else Drop.SEND_FAILED
-        self._counters.dropped[reason] += datagrams
+        self._counters.dropped[_REASONS.get(error.errno or 0, Drop.SEND_FAILED)] += datagrams

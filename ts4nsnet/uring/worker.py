@@ -6,9 +6,9 @@
     TUN ◄── port ──► UDP                                     all day; it returns when there is something for Python
 
 Nothing of a session is in this process but what it has made of session memory, so it may die at any time, and its
-keeper starts another. What it goes by beside that (routes, filter, local traffic) the node tells each new one; until
-then it leaves TUN and UDP alone, and the kernel's queues hold what comes: nothing passes unfiltered, nothing is
-refused that has a way, nothing of a few milliseconds is lost. Only the filter's memory of UDP flows begins anew: an
+keeper starts another. What it goes by beside that (routes, filter, local traffic, offloads) the node tells each new
+one; until then it leaves TUN and UDP alone, and the kernel's queues hold what comes: nothing passes unfiltered, nothing
+is refused that has a way, nothing of a few milliseconds is lost. Only the filter's memory of UDP flows begins anew: an
 answer comes in once the container has sent again.
 
 It never waits for its node. One that is slow, stopped or dead costs those packets that it would have had to deal with,
@@ -55,6 +55,7 @@ from ts4nsnet.uring.events import Event
 from ts4nsnet.uring.judge import Judge
 from ts4nsnet.uring.link import Link
 from ts4nsnet.uring.local import LocalTraffic
+from ts4nsnet.uring.offloads import OffloadsSet
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import AllowedIPs, Command, SessionMemory
 
@@ -78,6 +79,9 @@ class Port(Protocol):
 
     def set_mtu(self, peer: int, mtu: int) -> None:
         """Let packets for a peer be so long."""
+
+    def switch(self, wanted: OffloadsSet) -> None:
+        """Use these offloads from now on."""
 
     def from_udp(self, trains: tuple[Train, ...], now: float) -> None:
         """Take what has come by another way than UDP."""
@@ -193,6 +197,8 @@ class Worker:
                 self._port.judge.set_rules(message.rules, message.local, message.sources_with, message.jailed)
             case LocalTraffic():
                 self._port.judge.local = message
+            case OffloadsSet():
+                self._port.switch(message)
             case Complete():
                 for peer in self._routed - self._named:
                     self._set_routes(RoutesSet(peer, frozenset()))

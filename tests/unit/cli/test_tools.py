@@ -25,6 +25,7 @@ from ts4nsnet.keeper.log import Log
 from ts4nsnet.node.ipnstate import status_json
 from ts4nsnet.node.localapi import serve
 from ts4nsnet.node.view import PeerState, View
+from ts4nsnet.uring.counters import Counters
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-c", "import sys; from ts4nsnet.cli.main import main; sys.exit(main())"]
@@ -187,6 +188,13 @@ def row(exit_node: int, state: PeerState | None = None, **members: Any) -> str:
 )
 def test_what_a_peer_is_doing(line: str, found: str) -> None:
     assert line == found
+
+
+def test_offloads_that_are_not_in_use_are_shown() -> None:
+    states = {"udp-gso": "in use", "udp-gro": "off: attribute disable-udp-gro of the tailnet"}
+    lines = status_lines(status_json(view(engine="uring", offloads=states, counted=Counters().statistics())), WALL)
+    assert lines[-1] == "# udp-gro: off: attribute disable-udp-gro of the tailnet"
+    assert not [line for line in lines if "udp-gso" in line]
 
 
 def test_a_node_without_a_name_and_an_owner_is_shown_by_what_it_calls_itself() -> None:

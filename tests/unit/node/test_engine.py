@@ -32,6 +32,7 @@ from ts4nsnet.node.engine import FRAME_BYTES, MAX_BATCH_BYTES, MAX_BATCH_FRAMES,
 from ts4nsnet.packet import ICMP, SYN, TCP, UDP, Buffer, IPv4, carry, parse_ip
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.local import LocalTraffic
+from ts4nsnet.uring.offloads import OffloadRefused
 from ts4nsnet.uring.reference import Reference
 from ts4nsnet.uring.segment import Gso, segment
 from ts4nsnet.uring.trains import Train
@@ -96,6 +97,7 @@ class Side:
         self.messages: list[bytes] = []
         self.unreachable: list[bytes] = []
         self.wanted: list[int] = []
+        self.offloads_refused: list[OffloadRefused] = []
         self.knocks: list[tuple[bytes, bytes]] = []
         self.other = -1
 
@@ -124,6 +126,10 @@ class Side:
         if answer is not None:
             self.engine.write([answer])
         return answer is not None
+
+    def take_offload_refused(self, refused: OffloadRefused) -> None:
+        """See `engine.Tailnet`."""
+        self.offloads_refused.append(refused)
 
     def take_refused(self, destination: bytes) -> None:
         """See `engine.Tailnet`."""

@@ -2,6 +2,7 @@
 """What programs made for Tailscale's LocalAPI find in ours."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -14,6 +15,7 @@ from tests.unit.node.views import ALICE, ALICE_KEY, BOB, BOB_KEY, MEMBERS, OWN_K
 from ts4nsnet.keys import NODE_PREFIX, ZERO_KEY, PublicKey
 from ts4nsnet.node.ipnstate import backend_state, find, find_key, status_json, whois_json
 from ts4nsnet.node.view import View
+from ts4nsnet.uring.counters import Counters, Drop
 
 NO_TIME = "0001-01-01T00:00:00Z"
 ALICE_TEXT, BOB_TEXT = (key.to_text(NODE_PREFIX) for key in (ALICE_KEY, BOB_KEY))
@@ -53,6 +55,19 @@ def test_a_status_says_which_tailnet_it_is() -> None:
     assert status["ExtraRecords"] == [{"Name": "x.example", "Value": "100.64.0.5"}]
     assert status["Health"] == ["ours", "the server is tired", "Key: expires soon"]
     assert "ExitNodeStatus" not in status
+
+
+def test_a_status_says_what_carries_the_packets() -> None:
+    counters = Counters(read_frames=3, dropped=Counter({Drop.SEND_FORBIDDEN: 2}))
+    shown = view(engine="epoll", offloads={"udp-gso": "in use"}, counted=counters.statistics())
+    engine = json.loads(json.dumps(status_json(shown)["Engine"]))
+    assert (engine["Name"], engine["Offloads"], engine["Dropped"]) == (
+        "epoll",
+        {"udp-gso": "in use"},
+        {"send forbidden": 2},
+    )
+    assert (engine["Counters"]["read_frames"], engine["Counters"]["sent_trains"]) == (3, 0)
+    assert status_json(View(1.8e9, "web"))["Engine"] == {"Name": "", "Offloads": {}, "Counters": {}, "Dropped": {}}
 
 
 def test_a_status_says_who_owns_the_nodes() -> None:

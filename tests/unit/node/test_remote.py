@@ -37,9 +37,10 @@ from ts4nsnet.uring.commands import (
     ToWorker,
     Trains,
 )
-from ts4nsnet.uring.counters import Drop
+from ts4nsnet.uring.counters import COUNTER_WORDS, DROPS, FIELDS, OFFLOADS_AT, Drop
 from ts4nsnet.uring.events import Refused
 from ts4nsnet.uring.link import Link
+from ts4nsnet.uring.offloads import SWITCHED_OFF, Offload, OffloadRefused, OffloadsSet
 from ts4nsnet.wireguard import Device, PeerConfig, RekeyWanted, Seal, SessionMemory, SessionTable
 from ts4nsnet.wireguard.sessions import Keypair, Roamed
 
@@ -49,6 +50,7 @@ ROUTES = frozenset({ip_network("100.64.0.2/32")})
 DIRECT = ip_endpoint(ip_address("192.0.2.1"), 41641)
 RELAY = bytes(31) + b"\1"
 OTHER_RELAY = bytes(31) + b"\2"
+WITHOUT_GSO = OffloadsSet(frozenset({Offload.UDP_GSO}))
 ADMISSION = Admission((Rule(),), [ip_network("100.64.0.1/32")], {}, [])
 
 
@@ -94,9 +96,12 @@ class World:
         self.workers = [Worker(), Worker()]
         self.met = 0
         self.said: list[str] = []
+        self.counted = bytearray(8 * COUNTER_WORDS)
         self.taken: list[object] = []
         self.answers_local = True
-        self.engine = RemoteEngine(self.device, self.memory, self.wire, self.connect, self, self.said.append)
+        self.engine = RemoteEngine(
+            self.device, self.memory, self.wire, self.connect, self.counted, self, self.said.append
+        )
 
     async def connect(self) -> socket.socket:
         if self.met == len(self.workers):
@@ -123,6 +128,9 @@ class World:
 
     def take_refused(self, destination: bytes) -> None:
         self.taken.append(("refused", destination))
+
+    def take_offload_refused(self, refused: OffloadRefused) -> None:
+        self.taken.append(refused)
 
     def take_message(self, peer: int, packet: bytes) -> None:
         self.taken.append((peer, packet))
@@ -164,18 +172,21 @@ async def test_a_worker_is_told_everything_first(world: World) -> None:
     number = world.add_peer()
     async with world.running():
         told = await world.workers[0].heard()
-    assert told == [Roamed(number, DIRECT), RoutesSet(number, ROUTES), FilterSet.of(*ADMISSION), local, Complete()]
+    known = [Roamed(number, DIRECT), RoutesSet(number, ROUTES), FilterSet.of(*ADMISSION), local]
+    assert told == [*known, OffloadsSet(), Complete()]
 
 
 async def test_changes_are_told_as_they_come(world: World) -> None:
     came = [(b"came by a relay", RELAY), (b"this too", RELAY), (b"of another", OTHER_RELAY)]
     async with world.running():
         worker = world.workers[0]
-        assert await worker.heard() == [LocalTraffic(), Complete()]
+        assert await worker.heard() == [LocalTraffic(), OffloadsSet(), Complete()]
         number = world.add_peer()
         world.engine.set_filter(ADMISSION)
         world.engine.set_local(LocalTraffic(names=True))
         world.engine.set_local(LocalTraffic(names=True))  # nothing new
+        world.engine.set_offloads(WITHOUT_GSO)
+        world.engine.set_offloads(WITHOUT_GSO)
         world.engine.write([b"for the container"])
         world.engine.seal(number, b"for the peer")
         world.engine.receive([Train.received(data, 0, endpoint) for data, endpoint in came])
@@ -187,6 +198,7 @@ async def test_changes_are_told_as_they_come(world: World) -> None:
         Roamed(number, DIRECT),
         FilterSet.of(*ADMISSION),
         LocalTraffic(names=True),
+        WITHOUT_GSO,
         Packets((b"for the container",)),
         Seal(number, (b"for the peer",)),
         Trains(tuple(Train.received(data, 0, RELAY) for data, _ in came[:2])),
@@ -224,16 +236,29 @@ async def test_what_a_worker_says_goes_to_whom_it_concerns(world: World) -> None
         relayed = Train.received(b"for a relay", 4, RELAY)
         worker.say(
             Hello("uring", "a word"), Slow(b"disco ping", DIRECT), Local(b"a question"), Message(number, b"tsmp"),
-            Refused(b"\1\2\3\4"), Relayed(relayed), Lost(5, 0),
+            Refused(b"\1\2\3\4"), OffloadRefused(Offload.UDP_GSO, 5), Relayed(relayed), Lost(5, 0),
         )  # fmt: skip
         await wait_all_tasks_blocked()
         assert (world.engine.name, world.said) == ("uring", ["a word"])
         first = [b"disco ping", b"a question", (number, b"tsmp"), ("refused", b"\1\2\3\4")]
-        assert world.taken[:4] == first
-        assert isinstance(train := world.taken[4], Train)
+        assert world.taken[:5] == [OffloadRefused(Offload.UDP_GSO, 5), *first]
+        assert isinstance(train := world.taken[5], Train)
         assert list(train.payload) == [b"for ", b"a re", b"lay"]
         assert world.engine.counters.dropped == {Drop.NODE_BUSY: 5}
         assert await worker.heard() == []
+
+
+async def test_what_workers_have_counted_and_the_node_itself_is_one(world: World) -> None:
+    words = memoryview(world.counted).cast("Q")
+    words[DROPS.index(Drop.SEND_FAILED) + len(FIELDS)] = 2
+    words[OFFLOADS_AT] = SWITCHED_OFF
+    words[0] = 7
+    async with world.running():
+        world.wire.refusals = 1
+        world.engine.send(b"finds no room", DIRECT)
+        counted = world.engine.statistics()
+    assert (counted.read_frames, counted.dropped) == (7, {Drop.SEND_FAILED: 3})
+    assert counted.offloads[Offload.UDP_GSO] == SWITCHED_OFF
 
 
 async def test_a_question_that_is_not_for_the_node_goes_on(world: World) -> None:
@@ -268,6 +293,7 @@ def initiation(world: World) -> bytes:
 
 async def test_the_next_worker_is_told_everything_and_keypairs_that_got_lost(world: World) -> None:
     number = world.add_peer()
+    world.engine.set_offloads(WITHOUT_GSO)
     async with world.running():
         await world.workers[0].heard()
         world.workers[0].say(Slow(initiation(world), DIRECT))
@@ -275,7 +301,8 @@ async def test_the_next_worker_is_told_everything_and_keypairs_that_got_lost(wor
         assert isinstance(keypair, Keypair)
         world.workers[0].die()
         told = await world.workers[1].heard()
-    assert told == [Roamed(number, DIRECT), RoutesSet(number, ROUTES), LocalTraffic(), keypair, Complete()]
+    known = [Roamed(number, DIRECT), RoutesSet(number, ROUTES), LocalTraffic(), WITHOUT_GSO]
+    assert told == [*known, keypair, Complete()]
 
 
 async def test_a_keypair_that_a_worker_has_installed_is_not_told_again(world: World) -> None:

@@ -18,6 +18,7 @@ from ts4nsnet.keys import PrivateKey
 from ts4nsnet.packet import IPv4, parse_ip
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.events import Local, Message, Refused, Slow, Unsealed
+from ts4nsnet.uring.offloads import OffloadRefused
 from ts4nsnet.uring.reference import Reference
 from ts4nsnet.uring.segment import segment
 from ts4nsnet.uring.trains import Train
@@ -46,6 +47,7 @@ class Node:
         self.local: list[bytes] = []
         self.messages: list[bytes] = []
         self.unreachable: list[bytes] = []
+        self.offloads_refused: list[OffloadRefused] = []
         self.now = START
         self._vnet_hdr = vnet_hdr
 
@@ -97,6 +99,8 @@ class Node:
                         self.unreachable.append(event.destination)
                     case Message():
                         self.messages.append(event.packet)
+                    case OffloadRefused():
+                        self.offloads_refused.append(event)
                     case _:
                         self.device.notice(event, self.now)
             while (command := self.device.next_event()) is not None:

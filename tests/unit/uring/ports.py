@@ -6,9 +6,11 @@ frames ─► alice's TUN ─► port ─► UDP ─► port ─► bob's TUN �
 
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,11 +33,28 @@ FIRST, SECOND = bytes(range(32)), bytes(range(32, 64))
 
 
 class End:
-    """One port, and the container's side of its TUN."""
+    """One port, and the container's side of its TUN.
 
-    def __init__(self, engine: str, opened: ExitStack, other: bytes, control: int = -1) -> None:
+    Args:
+        other: the other container's address.
+        control: see `Port`.
+        vnet_hdr: whether frames have one.
+        open_sock: makes the UDP socket.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        opened: ExitStack,
+        other: bytes,
+        control: int = -1,
+        *,
+        vnet_hdr: bool = True,
+        open_sock: Callable[[], socket.socket] = lambda: open_socket(0),
+    ) -> None:
         tun, self.container = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.sock = open_socket(0)
+        self.vnet_hdr = vnet_hdr
+        self.sock = open_sock()
         for each in (tun, self.container, self.sock):
             opened.enter_context(closing(each))
         tun.setblocking(False)
@@ -47,7 +66,7 @@ class End:
             routes,
             open_filter(),
             mtu=MTU,
-            vnet_hdr=True,
+            vnet_hdr=vnet_hdr,
         )
         self.port = open_port(engine, self.pipeline, tun.fileno(), self.sock, print, control)
 
@@ -66,17 +85,18 @@ class End:
         packets: list[bytes] = []
         while True:
             try:
-                packets += segment(self.container.recv(1 << 17))
+                frame = self.container.recv(1 << 17)
+                packets += segment(frame) if self.vnet_hdr else [frame]
             except BlockingIOError:
                 return packets
 
 
 class Ends:
-    """Alice and bob."""
+    """Alice and bob; `options` are an `End`'s."""
 
-    def __init__(self, engine: str, opened: ExitStack) -> None:
+    def __init__(self, engine: str, opened: ExitStack, **options: Any) -> None:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self.alice, self.bob = End(engine, opened, BOB), End(engine, opened, ALICE)
+        self.alice, self.bob = (End(engine, opened, other, **options) for other in (BOB, ALICE))
         self.alice.know(self.bob.endpoint, TransportKeys(FIRST, SECOND), initiator=True, now=now)
         self.bob.know(self.alice.endpoint, TransportKeys(SECOND, FIRST), initiator=False, now=now)
         self.now = now

@@ -25,6 +25,7 @@ from ts4nsnet.uring.commands import (
 )
 from ts4nsnet.uring.events import Local, Message, Refused, Slow, Unsealed
 from ts4nsnet.uring.local import LocalTraffic
+from ts4nsnet.uring.offloads import Offload, OffloadRefused, OffloadsSet
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import Keypair, RekeyWanted, Seal
 from ts4nsnet.wireguard.handshake import TransportKeys
@@ -103,6 +104,7 @@ to_worker: st.SearchStrategy[ToWorker] = st.one_of(
     st.builds(RoutesSet, numbers, st.frozensets(prefixes(), max_size=4), st.integers(1280, 65535)),
     filter_sets(),
     local_traffic,
+    st.builds(OffloadsSet, st.frozensets(st.sampled_from(Offload)), st.booleans()),
     st.just(Complete()),
     st.builds(Trains, tuples(trains())),
     st.builds(Packets, runs),
@@ -118,6 +120,7 @@ to_node: st.SearchStrategy[ToNode] = st.one_of(
     st.builds(Local, packets),
     st.builds(Message, numbers, packets),
     st.builds(Refused, addresses),
+    st.builds(OffloadRefused, st.sampled_from(Offload), st.integers(0, 2**16 - 1)),
     st.builds(Relayed, trains()),
     st.builds(Lost, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)),
 )

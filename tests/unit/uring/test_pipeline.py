@@ -15,6 +15,7 @@ from tests.unit.wireguard.pair import MTU
 from ts4nsnet.packet import ACK, FIN, ICMP, SYN, TCP, IPv4, IPv6, Protocol, carry
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.events import Slow
+from ts4nsnet.uring.offloads import Offload, OffloadsSet
 from ts4nsnet.uring.reference import Reference
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard import Seal, SessionTable
@@ -85,17 +86,23 @@ TURNS = st.lists(
 )
 WIDTHS = (0, MTU + 1, 1500, 8920, 65456)
 
+WANTED = st.one_of(
+    st.just(OffloadsSet()), st.builds(OffloadsSet, st.frozensets(st.sampled_from(Offload)), st.booleans())
+)
+
 
 def test_the_same_bytes_leave_and_arrive() -> None:
     hit: set[tuple[int, str]] = set()
 
     @settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(st.lists(FRAMES, max_size=12), TURNS, st.sampled_from(WIDTHS))
-    def same(recipes: list[Recipe], turns: list[tuple[str, int]], mtu: int) -> None:
+    @given(st.lists(FRAMES, max_size=12), TURNS, st.sampled_from(WIDTHS), WANTED)
+    def same(recipes: list[Recipe], turns: list[tuple[str, int]], mtu: int, wanted: OffloadsSet) -> None:
         seen = []
         for net in pair():
             alice, bob = net.nodes
             alice.widen(bob, mtu)
+            for node in net.nodes:
+                node.pipeline.switch(wanted)
             alice.read(*(make(*arguments) for make, *arguments in recipes))
             sent = [(b"".join(train.payload), train.segment_bytes, train.datagram_count) for train in alice.out]
             arriving = [Train.received(payload, size, alice.endpoint) for payload, size, _ in sent]

@@ -4,6 +4,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from errno import EOPNOTSUPP
 
 import pytest
 
@@ -14,6 +15,7 @@ from ts4nsnet.endpoint import to_endpoint
 from ts4nsnet.uring.backends import EngineUnavailable
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.events import Slow, Unsealed
+from ts4nsnet.uring.offloads import REFUSED, UNEVEN_ONLY, Offload, OffloadsSet
 from ts4nsnet.uring.segment import segment
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard.sessions import Roamed
@@ -118,12 +120,66 @@ def test_control_is_reported_while_it_is_readable_and_not_after(engine: str, ope
 
 
 def test_without_trains_datagrams_go_one_by_one(ends: Ends) -> None:
-    ends.alice.port.segments = False
+    ends.alice.port.switch(OffloadsSet(frozenset({Offload.UDP_GSO})))
     there = tcp_superpacket(ALICE, BOB, 10_000, 1000)
     ends.alice.container.send(there)
     ends.carry()
     assert ends.bob.written() == segment(there)
     assert ends.bob.port.counters.received_trains == 1 + 10
+
+
+def test_offloads_are_switched_while_packets_pass(ends: Ends) -> None:
+    there, seen = tcp_superpacket(ALICE, BOB, 10_000, 1000), []
+    for wanted in (OffloadsSet(frozenset(Offload)), OffloadsSet(), OffloadsSet(equal_tails=False)):
+        before = [end.port.counters.statistics() for end in (ends.alice, ends.bob)]
+        for end in (ends.alice, ends.bob):
+            end.port.switch(wanted)
+        ends.alice.container.send(there)
+        ends.carry()
+        assert ends.bob.written() == segment(there)
+        alice, bob = (end.port.counters.statistics() for end in (ends.alice, ends.bob))
+        seen.append(
+            (
+                alice.sent_trains - before[0].sent_trains,
+                bob.received_trains - before[1].received_trains,
+                bob.written_frames - before[1].written_frames,
+            )
+        )
+        assert alice.offloads == ends.alice.pipeline.offloads.states
+    assert seen == [(10, 10, 10), (1, 1, 1), (10, 10, 1)]
+    assert ends.alice.pipeline.offloads.states[Offload.UDP_GSO] == UNEVEN_ONLY
+
+
+def test_without_udp_gro_trains_come_by_the_datagram(ends: Ends) -> None:
+    there = tcp_superpacket(ALICE, BOB, 10_000, 1000)
+    ends.bob.port.switch(OffloadsSet(frozenset({Offload.UDP_GRO})))
+    ends.alice.container.send(there)
+    ends.carry()
+    assert ends.bob.written() == segment(there)
+    assert ends.alice.port.counters.sent_trains == 1 + 1
+    assert ends.bob.port.counters.received_trains == 1 + 10
+
+
+def test_a_tun_without_superpackets(engine: str, opened: ExitStack) -> None:
+    ends = Ends(engine, opened, vnet_hdr=False)
+    packets = [udp(ALICE, BOB, bytes([number]) * 100) for number in range(5)]
+    for packet in packets:
+        ends.alice.container.send(packet)
+    ends.carry()
+    assert ends.bob.written() == packets
+    states = ends.bob.port.counters.offloads
+    assert [states[each] for each in (Offload.TUN_TCP_GRO, Offload.TUN_UDP_GRO)] == [REFUSED + EOPNOTSUPP] * 2
+
+
+def test_trains_to_a_relay_stay_whole_whatever_udp_can(ends: Ends) -> None:
+    for wanted in (OffloadsSet(frozenset({Offload.UDP_GSO})), OffloadsSet(equal_tails=False)):
+        ends.alice.port.switch(wanted)
+        ends.alice.port.apply(Roamed(1, RELAYED), ends.now)
+        ends.alice.container.send(tcp_superpacket(ALICE, BOB, 3000, 1000))
+        ends.carry()
+        train = ends.alice.port.next_event()
+        assert isinstance(train, Train)
+        assert train.datagram_count == 3
 
 
 def test_what_cannot_be_sent_is_counted_and_the_rest_goes(ends: Ends) -> None:

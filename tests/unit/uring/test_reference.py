@@ -14,6 +14,7 @@ from tests.unit.wireguard.pair import MTU, endpoint
 from ts4nsnet.packet import ACK, IP, TCP, UDP, IPv4, IPv6, carry, parse_ip
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.events import Slow, Unsealed
+from ts4nsnet.uring.offloads import Offload, OffloadsSet
 from ts4nsnet.uring.segment import Gso, VnetHeader, segment
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.wireguard.messages import TRANSPORT_OVERHEAD_BYTES
@@ -406,6 +407,36 @@ def test_what_is_no_transport_data_goes_to_the_node(junk: bytes) -> None:
     assert isinstance(bob.slow[0].datagram, bytes)  # the buffer it came in is used again
     assert bob.written == []
     assert not bob.out
+
+
+def test_the_byte_that_others_put_behind_equal_datagrams_is_dropped_without_a_word() -> None:
+    net = connected(*TWO)
+    alice, bob = net.nodes
+    alice.read(frame(udp(ALICE, BOB)), frame(udp(ALICE, BOB, b"another")))
+    (train,) = alice.out
+    whole = b"".join(train.payload)
+    bob.receive(
+        Train.received(whole + b"\7", train.segment_bytes, alice.endpoint), Train.received(b"\7", 0, alice.endpoint)
+    )
+    sent = [udp(ALICE, BOB), udp(ALICE, BOB, b"another")]
+    assert list(map(comparable, bob.packets())) == list(map(comparable, sent))
+    assert (bob.slow, bob.dropped(), bob.refused()) == ([], {}, {})
+
+
+def test_trains_are_as_long_as_the_switches_allow_but_to_a_relay() -> None:
+    net = connected(*TWO)
+    alice, bob = net.nodes
+    packets = [frame(udp(ALICE, BOB, bytes(500))) for _ in range(3)] + [frame(udp(ALICE, BOB))]
+    seen = []
+    for wanted in (OffloadsSet(), OffloadsSet(frozenset({Offload.UDP_GSO})), OffloadsSet(equal_tails=False)):
+        alice.pipeline.switch(wanted)
+        for where in (bob.endpoint, bytes(20) + b"\1" + bytes(11)):
+            alice.move(bob, where)
+            alice.read(*packets[:3], packets[3])
+            alice.read(*packets[:3])
+            seen.append([train.datagram_count for train in alice.out])
+            alice.out.clear()
+    assert seen == [[4, 3], [4, 3], [1] * 7, [4, 3], [4, 1, 1, 1], [4, 3]]
 
 
 def test_junk_that_looks_like_transport_data_is_refused_by_the_session_table() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ts4nsnet.uring.trains import MAX_TRAIN_BYTES, MAX_TRAIN_DATAGRAMS, Train, form_trains
 
 WHERE = bytes(range(32))
+SIZES = st.lists(st.sampled_from([32, 48, 64, 112, 1452, 1468, 9000, 33000, 65507]), max_size=200)
 
 
 def shape(sizes: list[int]) -> list[list[int]]:
@@ -42,7 +43,36 @@ def test_trains_end_where_the_kernel_wants_it(sizes: list[int], trains: list[lis
     assert shape(sizes) == trains
 
 
-@given(st.lists(st.sampled_from([32, 48, 64, 112, 1452, 1468, 9000, 33000, 65507]), max_size=200))
+@pytest.mark.parametrize(
+    ("sizes", "trains"),
+    [
+        ([100, 100, 60], [[100, 100, 60]]),
+        ([100], [[100]]),
+        ([100, 100], [[100], [100]]),
+        ([100, 100, 200], [[100], [100], [200]]),
+        ([100, 60, 60], [[100, 60], [60]]),
+        ([100] * 64 + [60], [[100], [100] * 63 + [60]]),
+        ([1452] * 51 + [700], [[1452]] * 7 + [[1452] * 44 + [700]]),
+    ],
+)
+def test_without_equal_tails_trains_end_with_a_shorter_one(sizes: list[int], trains: list[list[int]]) -> None:
+    made = form_trains([bytes(size) for size in sizes], WHERE, equal_tails=False)
+    assert [[len(each) for each in train.payload] for train in made] == trains
+
+
+@given(SIZES, st.integers(1, MAX_TRAIN_DATAGRAMS), st.booleans())
+def test_trains_are_no_longer_than_wanted_and_nothing_is_lost(sizes: list[int], longest: int, equal: bool) -> None:
+    messages = [number.to_bytes(4, "big") + bytes(size - 4) for number, size in enumerate(sizes)]
+    trains = form_trains(messages, WHERE, longest=longest, equal_tails=equal)
+    assert [message for train in trains for message in train.payload] == messages
+    for train in trains:
+        lengths = [len(message) for message in train.payload]
+        assert 1 <= len(lengths) == train.datagram_count <= longest
+        assert {*lengths[:-1]} <= {train.segment_bytes}
+        assert len(lengths) == 1 or lengths[-1] < lengths[0] or (equal and lengths[-1] == lengths[0])
+
+
+@given(SIZES)
 def test_trains_keep_all_messages_in_their_order_and_their_limits(sizes: list[int]) -> None:
     messages = [number.to_bytes(4, "big") + bytes(size - 4) for number, size in enumerate(sizes)]
     trains = form_trains(messages, WHERE)

@@ -13,6 +13,7 @@ from tests.unit.uring.sockets import OldKernel, Refusing, WithoutIPv6
 from ts4nsnet.endpoint import to_endpoint
 from ts4nsnet.sockets import SOCKET_BUFFER_BYTES, open_socket
 from ts4nsnet.uring.counters import Counters, Drop
+from ts4nsnet.uring.offloads import IN_USE, REFUSED, Offload, OffloadRefused, Offloads, OffloadsSet
 from ts4nsnet.uring.trains import MAX_TRAIN_BYTES, Train, form_trains
 from ts4nsnet.uring.udp import MAX_BATCH_BYTES, MAX_BATCH_TRAINS, UdpPort
 
@@ -26,7 +27,9 @@ class Port:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.counters = Counters()
-        self.udp = UdpPort(sock, self.counters)
+        self.lost: list[OffloadRefused] = []
+        self.offloads = Offloads(self.lost.append)
+        self.udp = UdpPort(sock, self.counters, self.offloads)
 
     @classmethod
     def open(cls, kind: type[socket.socket] = socket.socket) -> "Port":
@@ -109,6 +112,9 @@ def test_an_old_kernel_and_no_privilege_make_a_socket_that_carries_datagrams_one
         sock = open_socket(0)
     with sock:
         port = Port(sock)
+        port.udp.use_offloads()
+        lacking = REFUSED + errno.ENOPROTOOPT
+        assert [port.offloads.states[each] for each in (Offload.UDP_GSO, Offload.UDP_GRO)] == [lacking, lacking]
         assert 0 < sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * SOCKET_BUFFER_BYTES
         train = train_of([1200, 1200, 80], port.at("::1"))
         assert port.udp.send(train) is None
@@ -234,16 +240,55 @@ def test_a_refused_train_goes_one_by_one(ports: Callable[..., Port], number: int
         assert datagrams(bob.receive(3)) == list(train.payload)
     assert calls == [3, 1, 1, 1, *([] if for_good else [3]), 1, 1, 1]
     assert alice.dropped == {}
+    assert alice.lost == ([OffloadRefused(Offload.UDP_GSO, errno.EIO)] if for_good else [])
+    assert alice.offloads.states[Offload.UDP_GSO] == (REFUSED + errno.EIO if for_good else IN_USE)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EPERM, Drop.SEND_FORBIDDEN),
+        (errno.ENOBUFS, Drop.SEND_NO_BUFFERS),
+        (errno.ENETUNREACH, Drop.SEND_FAILED),
+    ],
+)
+def test_a_train_that_nobody_takes_is_counted_by_the_reason(
+    ports: Callable[..., Port], number: int, reason: Drop
+) -> None:
+    alice, bob = ports(Refusing), ports()
+    answers = iter([number, 0])
+    alice.sock.refuse = lambda _: next(answers)  # type: ignore[attr-defined]
+    train = train_of([500, 500, 200], bob.at("::1"))
+    assert alice.udp.send(train) is None
+    assert alice.udp.send(train) is None
+    assert datagrams(bob.receive(3)) == list(train.payload)
+    assert alice.dropped == {reason: 3}
+
+
+def test_trains_are_switched_both_ways_while_they_come(ports: Callable[..., Port]) -> None:
+    alice, bob = ports(), ports()
+    train = train_of([500, 500, 200], bob.at("::1"))
+    lengths = []
+    for off in ((), (Offload.UDP_GSO,), (Offload.UDP_GRO,), ()):
+        for port in (alice, bob):
+            port.offloads.switch(OffloadsSet(frozenset(off)))
+            port.udp.use_offloads()
+        assert alice.udp.send(train) is None
+        trains = bob.receive(3)
+        assert datagrams(trains) == list(train.payload)
+        lengths.append(len(trains))
+    assert lengths == [1, 3, 3, 1]
+    assert alice.lost == bob.lost == []
 
 
 def test_one_by_one_the_refused_datagrams_alone_are_lost(ports: Callable[..., Port]) -> None:
     alice, bob = ports(Refusing), ports()
-    answers = iter([errno.EIO, 0, errno.EPERM, errno.EMSGSIZE, 0])
+    answers = iter([errno.EMSGSIZE, 0, errno.EPERM, errno.EMSGSIZE, 0])
     alice.sock.refuse = lambda _: next(answers)  # type: ignore[attr-defined]
     train = train_of([500, 500, 500, 200], bob.at("::1"))
     assert alice.udp.send(train) is None
     assert datagrams(bob.receive(2)) == [train.payload[0], train.payload[3]]
-    assert alice.dropped == {Drop.SEND_FAILED: 1, Drop.SEND_TOO_BIG: 1}
+    assert alice.dropped == {Drop.SEND_FORBIDDEN: 1, Drop.SEND_TOO_BIG: 1}
 
 
 @pytest.mark.parametrize("sizes", [[500], [500, 500, 200]], ids=["one", "a train"])

@@ -31,6 +31,7 @@ from ts4nsnet.uring.events import Event, Local, Unsealed
 from ts4nsnet.uring.judge import Judge
 from ts4nsnet.uring.link import Link
 from ts4nsnet.uring.local import LocalTraffic
+from ts4nsnet.uring.offloads import Offload, OffloadsSet
 from ts4nsnet.uring.trains import Train
 from ts4nsnet.uring.worker import MAX_DATAGRAMS, Worker
 from ts4nsnet.wireguard import AllowedIPs, Command, Seal
@@ -82,6 +83,9 @@ class FakePort:
 
     def write(self, packets: Iterable[bytes]) -> None:
         self.done += packets
+
+    def switch(self, wanted: OffloadsSet) -> None:
+        self.done.append(wanted)
 
     def next_event(self) -> Event | Train | None:
         return self.events.popleft() if self.events else None
@@ -225,6 +229,13 @@ def test_filter_and_local_traffic_are_what_the_judge_goes_by(stage: Stage) -> No
     stage.run()
     assert stage.port.judge.local == traffic
     assert stage.port.judge.version == version + 2
+
+
+def test_offloads_are_switched_in_their_order(stage: Stage) -> None:
+    wanted = OffloadsSet(frozenset({Offload.UDP_GSO}), equal_tails=False)
+    stage.say(Complete(), wanted, OffloadsSet(), Packets((b"after",)))
+    stage.run()
+    assert stage.port.done == [wanted, OffloadsSet(), b"after"]
 
 
 def test_a_packet_that_goes_on(stage: Stage) -> None:

@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 TEST_JOBS ?= 2
 GO := $(shell command -v go)
 
-.PHONY: install demo check test test-outside test-inside test-long test-sanitized bench clean
+.PHONY: install demo check test test-system test-others test-long test-sanitized bench clean
 
 install: .venv/.installed
 
@@ -41,16 +41,17 @@ build/tsnet: $(wildcard tests/interop/tsnet/*)
 
 # unit and fuzz tests need nothing; system and interop tests re-execute themselves in namespaces of their own;
 # host tests start from the host's namespaces, as a container tool does. System tests mostly wait, for timers and
-# kernels, so the others run beside them; each prints what it has to say at its end
+# kernels, so the others run beside them, in two lanes of the same length; each prints what it has to say at its end
 test: check $(if $(GO),build/tsnet)
-	$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --output-sync=target test-outside test-inside
+	$(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --output-sync=target test-system test-others
 
-test-outside:
+test-system:
+	$(PYTEST) tests/system
+
+test-others:
 	$(PYTEST) tests/unit tests/fuzz
+	$(PYTEST) tests/interop
 	$(PYTEST) tests/host
-
-test-inside:
-	$(PYTEST) tests/system tests/interop
 
 test-long: check $(if $(GO),build/tsnet)
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/unit tests/fuzz

@@ -225,6 +225,16 @@ def test_process_that_does_not_say_it(topology: Topology) -> None:
         alice.start("sleep", "100").wait(timeout=0.05)
 
 
+def test_all_that_a_process_says(topology: Topology) -> None:
+    alice = topology.host("alice")
+    lines = "".join(f"{number}\n" for number in range(1, 20001))
+    assert alice.start("seq", "20000").said() == lines
+    started = alice.start("sh", "-c", "echo working; exec sleep 100")
+    started.wait_for("working")
+    with pytest.raises(CommandFailed, match=r"still there after 0\.05 s\nworking"):
+        started.said(timeout=0.05)
+
+
 def test_process_gets_file_descriptors(topology: Topology) -> None:
     reader, writer = os.pipe()
     process = topology.host("alice").start("sh", "-c", f"echo hello >/dev/fd/{writer}", pass_fds=[writer])

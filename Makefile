@@ -60,7 +60,8 @@ test-long: check $(if $(GO),build/tsnet)
 
 # the compiled modules under gcc's AddressSanitizer and UBSan, in a folder of their own; TESTS chooses among the tests.
 # The sanitizers' libraries come first of all, as Python is built without them; its objects are made by malloc, which
-# they watch; what it leaks at its end is none of ours
+# they watch; what it leaks at its end is none of ours. What they report goes past pytest (--capture=sys), which would
+# keep it to itself, as the process ends with it
 SANITIZED := build/sanitized
 SANITIZERS := -fsanitize=address,undefined
 TESTS ?= tests/unit/uring
@@ -79,7 +80,7 @@ test-sanitized: $(SANITIZED)/.built
 	tar -c --exclude='*.so' ts4nsnet tests pyproject.toml | tar -x -C $(SANITIZED)/lib
 	cd $(SANITIZED)/lib && LD_PRELOAD='$(call sanitizer,libasan) $(call sanitizer,libubsan)' PYTHONMALLOC=malloc \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		$(CURDIR)/$(PYTEST) $(TESTS)
+		$(CURDIR)/$(PYTEST) --capture=sys -o faulthandler_timeout=600 $(TESTS)
 
 # few tunnels and scenarios, once; perf/README.md says what else there is
 bench: install

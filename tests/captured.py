@@ -3,7 +3,7 @@
 
     with Captured(host, "internet") as captured:
         …
-    assert captured.longest <= 1312
+    assert max(captured.sizes) <= 1312
 
 A packet socket with a virtio_net_hdr before each packet says of a train how long its datagrams are.
 
@@ -12,6 +12,7 @@ Source: packet(7); include/uapi/linux/virtio_net.h.
 
 import socket
 import struct
+from collections import Counter
 from threading import Thread
 from typing import Self
 
@@ -29,12 +30,11 @@ class Captured:
     """What comes in over IPv4 while it is entered; a busy socket may miss some.
 
     Attributes:
-        longest: UDP payload of the longest datagram, bytes.
-        datagrams: how many there were.
+        sizes: how many datagrams there were with so many bytes of UDP payload.
     """
 
     def __init__(self, host: Host, device: str) -> None:
-        self.longest = self.datagrams = 0
+        self.sizes: Counter[int] = Counter()
         self._sock = host.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         self._sock.settimeout(LOOK_TIME)
@@ -68,6 +68,12 @@ class Captured:
         if ip[0] != 0x45 or ip[9] != socket.IPPROTO_UDP:
             return
         payload = int.from_bytes(ip[24:26], "big") - 8
-        is_train = gso_type == UDP_L4
-        self.longest = max(self.longest, gso_size if is_train else payload)
-        self.datagrams += -(-payload // gso_size) if is_train else 1
+        if gso_type != UDP_L4:
+            self.sizes[payload] += 1
+            return
+        self.sizes[gso_size] += payload // gso_size
+        self.sizes[payload % gso_size] += bool(payload % gso_size)
+
+    def number(self, least: int) -> int:
+        """How many datagrams had so many bytes of payload at least."""
+        return sum(number for size, number in self.sizes.items() if size >= least)

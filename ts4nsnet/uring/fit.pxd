@@ -7,14 +7,20 @@ from ts4nsnet.uring.offload cimport Cut
 from ts4nsnet.uring.wire cimport ACK, PSH, SYN, TCP, look
 
 
+cdef enum:
+    CIPHER_BLOCK_BYTES = 64
+
+
 cdef inline uint32_t longest(const Cut* cut) noexcept nogil:
     """Of the packets that the frame itself asks for, bytes."""
     return cut.header_len + cut.gso_size if cut.protocol else cut.size
 
 
 cdef inline void fit(Cut* cut, uint32_t mtu, bint coarse) noexcept nogil:
-    """Let TCP become packets of at most `mtu` bytes; with `coarse`, of as many as that."""
+    """Let TCP become packets of at most `mtu` bytes; with `coarse`, of as many as that, in whole blocks."""
     cdef bint narrow = longest(cut) > mtu
+    if coarse:
+        mtu -= mtu % CIPHER_BLOCK_BYTES
     if cut.protocol:
         if cut.protocol != TCP or mtu <= cut.header_len:
             return

@@ -142,10 +142,10 @@ def test_what_a_path_has_become_too_narrow_for_is_cut_smaller() -> None:
     assert sizes(SUPER, HEADERS + 40) == [HEADERS + 40] * 5
     assert sizes(SUPER, HEADERS + 39) == [HEADERS + 39] * 5 + [HEADERS + 5]
     assert sizes(LONE6, 160) == [160, 160]
-    assert segment(LONE, HEADERS + 90) == segment(SUPER, HEADERS + 90, coarse=True)
+    assert segment(LONE, 128) == segment(SUPER, 128, coarse=True)
 
 
-@pytest.mark.parametrize(("mtu", "payloads"), [(HEADERS + 200, [200]), (9999, [200]), (HEADERS + 199, [199, 1])])
+@pytest.mark.parametrize(("mtu", "payloads"), [(256, [200]), (9999, [200]), (255, [192 - HEADERS, 60])])
 def test_a_wide_path_takes_a_superpacket_in_pieces_as_long_as_it_carries(mtu: int, payloads: list[int]) -> None:
     assert sizes(SUPER, mtu, coarse=True) == [HEADERS + size for size in payloads]
     if payloads == [200]:
@@ -170,8 +170,13 @@ EXTENDED_LONE = frame(carry(EXTENDED, TCP(1, 2, 3, 4, ACK, 5, bytes(200))))
     ids=["udp", "syn", "options", "a fragment", "nothing but padding", "no tcp", "extension header", "nothing"],
 )
 def test_what_cannot_be_cut_stays_as_it_is(data: bytes) -> None:
-    assert segment(data, 100, coarse=True) == [data[10:]]
-    assert segment(data, 30) == [data[10:]]
+    assert segment(data, 128, coarse=True) == [data[10:]]
+    assert segment(data, 30) == segment(data, 63, coarse=True) == [data[10:]]
+
+
+def test_only_superpackets_are_cut_into_whole_blocks() -> None:
+    assert sizes(LONE, HEADERS + 200, coarse=True) == [HEADERS + 200]
+    assert sizes(LONE, HEADERS + 199, coarse=True) == [192, HEADERS + 60]
 
 
 def test_a_lone_packet_is_not_longer_than_headers() -> None:
@@ -183,7 +188,7 @@ def test_a_lone_packet_is_not_longer_than_headers() -> None:
 def test_what_the_other_end_could_not_write_as_a_superpacket_is_cut_as_it_says(flags: int) -> None:
     data = superpacket(FLOW4, TCP(1, 2, 3, 4, flags, 5, bytes(200)), Gso.TCPV4, 40)
     assert segment(data, 9999, coarse=True) == segment(data)
-    assert len(segment(data, 60, coarse=True)) == 10
+    assert len(segment(data, 79, coarse=True)) == 9
 
 
 def test_udp_is_cut_as_it_says() -> None:

@@ -4,6 +4,7 @@
 alice (ours) ── network ── bob (ours)       box-alice and box-bob hold the inner ends
 """
 
+import errno
 import os
 import socket
 import time
@@ -28,6 +29,7 @@ from ts4nsnet.node.engine import PythonEngine, TunGone
 from ts4nsnet.packet import UDP, IPv4
 from ts4nsnet.sockets import open_socket
 from ts4nsnet.uring.counters import Drop
+from ts4nsnet.uring.offloads import IN_USE, MAX_REFUSALS, REFUSED, Offload
 from ts4nsnet.uring.reference import Reference
 from ts4nsnet.uring.segment import Gso
 from ts4nsnet.wireguard import AllowedIPs, Device, SessionMemory, SessionTable
@@ -282,13 +284,16 @@ async def test_a_superpacket_that_the_kernel_refuses_is_written_by_the_packet(to
     # a header length beyond the frame's end is what all kernels refuse with EINVAL
     box = topology.container("box")
     payload = Random(7).randbytes(2500)
-    engine = Engine(box, [udp_superpacket(payload, hdr_len)])
+    engine = Engine(box, [udp_superpacket(payload, hdr_len)] * MAX_REFUSALS)
     receiver = box.socket()
     receiver.bind((ALICE.v4, 5000))
     async with engine.running():
         await engine.pipeline.taken.wait()
-        assert [receiver.recv(2000) for _ in range(3)] == [payload[:1000], payload[1000:2000], payload[2000:]]
+        for _ in range(MAX_REFUSALS):
+            assert [receiver.recv(2000) for _ in range(3)] == [payload[:1000], payload[1000:2000], payload[2000:]]
     assert engine.failed_writes == 0
+    state = engine.pipeline.counters.statistics().offloads[Offload.TUN_UDP_GRO]
+    assert state == (REFUSED + errno.EINVAL if hdr_len else IN_USE)
 
 
 async def test_what_comes_while_the_container_s_link_is_down_is_counted(topology: Topology) -> None:

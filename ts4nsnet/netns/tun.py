@@ -64,6 +64,11 @@ def choose_flags(features: int, queues: int) -> int:
     return IFF_TUN | IFF_NO_PI | features & IFF_VNET_HDR | (IFF_MULTI_QUEUE if queues > 1 else 0)
 
 
+def choose_offloads(takes: Callable[[int], bool]) -> int:
+    """The TUNSETOFFLOAD bits for a kernel that takes, or refuses, a set of them as a whole."""
+    return next(bits for bits in OFFLOADS if takes(bits))
+
+
 def make(name: str, queues: int, namespace: str, remove: Callable[[str, str], None]) -> tuple[list[int], bool, int]:
     """Make the TUN `name` in the network namespace this process is in.
 
@@ -124,7 +129,7 @@ def _attach(fds: list[int], name: str) -> tuple[bool, int]:
             raise OSError(errno.EPROTO, f"asked for flags {flags:#x}, the kernel made {got_name!r} with {got_flags:#x}")
     if not flags & IFF_VNET_HDR:
         return False, 0
-    return True, next(bits for bits in OFFLOADS if _takes(fds[0], bits))
+    return True, choose_offloads(lambda bits: _takes(fds[0], bits))
 
 
 def _takes(fd: int, bits: int) -> bool:

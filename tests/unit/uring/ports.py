@@ -38,6 +38,7 @@ class End:
     Args:
         other: the other container's address.
         control: see `Port`.
+        tun: an fd to be used instead of the socket.
         vnet_hdr: whether frames have one.
         open_sock: makes the UDP socket.
     """
@@ -49,15 +50,16 @@ class End:
         other: bytes,
         control: int = -1,
         *,
+        tun: int = -1,
         vnet_hdr: bool = True,
         open_sock: Callable[[], socket.socket] = lambda: open_socket(0),
     ) -> None:
-        tun, self.container = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ours, self.container = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.vnet_hdr = vnet_hdr
         self.sock = open_sock()
-        for each in (tun, self.container, self.sock):
+        for each in (ours, self.container, self.sock):
             opened.enter_context(closing(each))
-        tun.setblocking(False)
+        ours.setblocking(False)
         self.container.settimeout(5)
         routes = AllowedIPs()
         routes.set(1, [ip_network(other)])
@@ -68,7 +70,7 @@ class End:
             mtu=MTU,
             vnet_hdr=vnet_hdr,
         )
-        self.port = open_port(engine, self.pipeline, tun.fileno(), self.sock, print, control)
+        self.port = open_port(engine, self.pipeline, ours.fileno() if tun < 0 else tun, self.sock, print, control)
 
     @property
     def endpoint(self) -> bytes:
@@ -92,11 +94,12 @@ class End:
 
 
 class Ends:
-    """Alice and bob; `options` are an `End`'s."""
+    """Alice and bob; `options` are an `End`'s, but for `tun`, which is bob's alone."""
 
-    def __init__(self, engine: str, opened: ExitStack, **options: Any) -> None:
+    def __init__(self, engine: str, opened: ExitStack, tun: int = -1, **options: Any) -> None:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self.alice, self.bob = (End(engine, opened, other, **options) for other in (BOB, ALICE))
+        self.alice = End(engine, opened, BOB, **options)
+        self.bob = End(engine, opened, ALICE, tun=tun, **options)
         self.alice.know(self.bob.endpoint, TransportKeys(FIRST, SECOND), initiator=True, now=now)
         self.bob.know(self.alice.endpoint, TransportKeys(SECOND, FIRST), initiator=False, now=now)
         self.now = now

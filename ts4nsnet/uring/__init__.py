@@ -14,6 +14,7 @@ Compiled, where there was a compiler; each is the twin of the module after the s
     sessions    wireguard.sessions                            epoll      plain system calls
     classify    whose an address is, which flows may pass     ring       io_uring
     pipeline    reference                                     rings      its queues and buffers
+    arena       trains
 
 The pipeline is pure: frames and trains in, frames and trains out; it owns the session table. Whoever runs it has the
 file descriptors: `node.engine` for the `python` engine.

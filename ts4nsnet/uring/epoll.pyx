@@ -182,7 +182,7 @@ cdef class EpollPort(Port):
                 raise OSError(errno, f"reading the TUN device: {os.strerror(errno)}; was it deleted?")
             self.pipeline.take_frame(self.frame, size, now)
             batch_bytes += size
-            if batch_bytes > MAX_BATCH_BYTES or not self.pipeline.has_room():
+            if batch_bytes > MAX_BATCH_BYTES or not self.pipeline.arena.has_room():
                 break
         self.pipeline.seal_batches(now)
         return self.send_trains()

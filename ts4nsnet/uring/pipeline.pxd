@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from ts4nsnet.uring.arena cimport Arena, Batch
 from ts4nsnet.uring.classify cimport Accepted, Routes
 from ts4nsnet.uring.offload cimport Coalescer, Cut
 from ts4nsnet.uring.sessions cimport Session, Sessions
@@ -30,31 +31,6 @@ cdef enum:
     SEND_NO_BUFFERS = 17
 
 
-cdef struct Message:
-    # a packet to be sealed, and then a message to be sent
-    uint8_t* at         # of the message; the packet begins 16 bytes later
-    uint32_t packet     # bytes
-    uint32_t size       # bytes of the message
-    int32_t next        # of the same peer, -1 for none
-
-
-cdef struct Batch:
-    # the messages for one peer
-    uint32_t peer
-    uint32_t count
-    int32_t first
-    int32_t last
-
-
-cdef struct OutTrain:
-    int32_t first       # message
-    uint32_t count
-    uint32_t size       # bytes in all
-    uint32_t segment    # bytes of each but the last
-    bint failed         # a backend's note: it has not gone yet, and must go another way
-    uint8_t endpoint[32]
-
-
 cdef class Pipeline:
     cdef readonly Sessions sessions
     cdef readonly object counter_memory
@@ -69,35 +45,20 @@ cdef class Pipeline:
     cdef uint32_t mtu
     cdef uint32_t* mtus             # of each peer's path
     cdef bint vnet_hdr
-    cdef bint has_port      # which sends what is in `trains`
-    cdef uint8_t* arena
-    cdef size_t arena_used
-    cdef Message* messages
-    cdef uint32_t message_count
-    cdef Batch* batches
-    cdef uint32_t batch_count
-    cdef OutTrain* trains
-    cdef uint32_t train_count
+    cdef bint has_port      # which sends the arena's trains
+    cdef Arena arena
     cdef readonly Coalescer coalescer
     cdef readonly object offloads
-    cdef uint32_t longest_train     # datagrams of a train to UDP at most
-    cdef bint equal_tails           # whether all of a train may be equally long
     cdef list _trains
     cdef list _frames
     cdef object _events
 
     cdef int use_offloads(self) except -1
     cdef int refresh(self) except -1
-    cdef bint has_room(self) noexcept
     cdef int take_frame(self, const uint8_t* frame, size_t size, double now) except -1
     cdef int _ask(self, const Cut* cut, int32_t peer, double now) except -1
-    cdef Message* stage(self, uint32_t peer, uint32_t size) except NULL
     cdef int seal_batches(self, double now) except -1
     cdef int _seal_batch(self, Batch* batch, double now) except -1
-    cdef int _form_trains(self, Batch* batch, const uint8_t* endpoint) except -1
-    cdef int _form_uneven_trains(self, Batch* batch, const uint8_t* endpoint) except -1
-    cdef OutTrain* _new_train(self, int32_t first, const uint8_t* endpoint) noexcept
-    cdef void reset(self) noexcept
     cdef bint frames_full(self) noexcept
     cdef int take_train(self, uint8_t* data, uint32_t size, uint32_t segment, const uint8_t* source, double now) except -1
     cdef int _take_datagram(self, uint8_t* datagram, uint32_t size, const uint8_t* source, double now) except -1

@@ -4,12 +4,7 @@
     TUN ─► frame ─► plan ─► whose? ─► segments in the send arena ─► seal in place ─► trains ─► UDP
     UDP ─► train ─► open in place ─► whose? ─► groups of pieces of what was received ─► TUN
 
-A packet is a record in an array and bytes at a place, never an object; the arena and the arrays are made once.
-
-    arena      ┊ message ┊ message ┊ message ┊ …      of all peers, in the order in which they were read
-    messages   at, bytes, next of the same peer       what another process would need to know to seal it
-    batches    peer, first message, last message      of the frames taken since the last `seal_batches`
-    trains     first message, how many, endpoint      what is to be sent
+A packet is a record in an array and bytes at a place, never an object (`arena`).
 
 What may pass says `judge.Judge`, in Python; without one, everything of which is known whose it is. Of most packets
 it is not asked (see `classify.Accepted`). Asked it is of whole frames and single packets:
@@ -20,11 +15,11 @@ it is not asked (see `classify.Accepted`). Asked it is of whole frames and singl
     version                        another number after each change of what it goes by
 
 There are two ways to use it. The ports (`epoll`, `ring`) call the C functions: take_frame for each frame, seal_batches,
-send what is in `trains`, reset; take_train for each train, write what the coalescer has, close_frames. The calls for
+send the arena's trains, reset it; take_train for each train, write what the coalescer has, close_frames. The calls for
 Python are the twin's; what comes out is then copied into objects.
 
-Limits: a frame that would become more than `ARENA_BYTES` of messages is malformed (it needs segments of a few bytes,
-which no kernel makes); the arena is address space until it is used.
+Limits: a frame that would become more than `ROOM_BYTES` of messages is malformed (it needs segments of a few bytes,
+which no kernel makes).
 """
 
 from array import array
@@ -33,49 +28,27 @@ from collections import deque
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from ts4nsnet.uring.arena cimport OVERHEAD_BYTES, ROOM_BYTES, ROOM_MESSAGES, Arena, Batch, Message, OutTrain
 from ts4nsnet.uring.classify cimport IN, OUT, Accepted
 from ts4nsnet.uring.fit cimport fit
 from ts4nsnet.uring.offload cimport Cut, emit_segment, iovec, plan, segment_size
-from ts4nsnet.uring.system cimport (
-    MAP_ANONYMOUS,
-    MAP_FAILED,
-    MAP_NORESERVE,
-    MAP_PRIVATE,
-    PROT_READ,
-    PROT_WRITE,
-    mmap,
-    munmap,
-)
-from ts4nsnet.uring.wire cimport be16, le32, look_inner
+from ts4nsnet.uring.wire cimport le32, look_inner
 
 from ts4nsnet.uring.classify import flat
 from ts4nsnet.uring.counters import COUNTER_WORDS, DROPS, FIELDS, OFFLOADS_AT, counters_in
 from ts4nsnet.uring.events import Slow, Unsealed
 from ts4nsnet.uring.judge import Judge
 from ts4nsnet.uring.offloads import Offload, Offloads
-from ts4nsnet.uring.trains import MAX_TRAIN_BYTES, MAX_TRAIN_DATAGRAMS, Train
+from ts4nsnet.uring.trains import MAX_TRAIN_DATAGRAMS, Train
 from ts4nsnet.wireguard import Seal
 
 cdef enum:
-    ARENA_BYTES = 8 << 20
-    # what is kept free, so that one more frame of any usual kind fits
-    ROOM_BYTES = 4 << 20
-    MAX_MESSAGES = 1 << 17
-    MAX_BATCHES = 256
     MAX_DATAGRAMS = 2048
-    OVERHEAD_BYTES = 32
     SENTINEL = 7  # see `reference`
 
-cdef uint32_t max_train_bytes = MAX_TRAIN_BYTES
 cdef uint32_t max_train_datagrams = MAX_TRAIN_DATAGRAMS
 cdef uint8_t nowhere[32]
 memset(nowhere, 0, 32)
-
-cdef inline uint32_t padded(uint32_t size, uint32_t mtu) noexcept nogil:
-    """`messages.padded_size`."""
-    cdef uint32_t last = size % mtu if size > mtu else size
-    cdef uint32_t up = (last + 15) & ~<uint32_t>15
-    return size - last + (up if up < mtu else mtu)
 
 
 cdef class Pipeline:
@@ -121,34 +94,23 @@ cdef class Pipeline:
         self._trains = []
         self._frames = []
         self._events = deque()
-        self.messages = <Message*>malloc(MAX_MESSAGES * sizeof(Message))
-        self.trains = <OutTrain*>malloc(MAX_MESSAGES * sizeof(OutTrain))
-        self.batches = <Batch*>malloc(MAX_BATCHES * sizeof(Batch))
-        cdef void* arena = mmap(
-            NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
-        )
+        self.arena = Arena()
         self.mtus = <uint32_t*>malloc(sessions.peers * sizeof(uint32_t))
-        if not self.messages or not self.trains or not self.batches or not self.mtus or arena == MAP_FAILED:
+        if not self.mtus:
             raise MemoryError
         for number in range(sessions.peers):
             self.mtus[number] = mtu
-        self.arena = <uint8_t*>arena
         if packet_filter is not None:
             self.judge = Judge(self, allowed_ips, packet_filter)
         self.use_offloads()
 
     def __dealloc__(self):
-        free(self.messages)
-        free(self.trains)
-        free(self.batches)
         free(self.mtus)
-        if self.arena is not NULL:
-            munmap(self.arena, ARENA_BYTES)
 
     cdef int use_offloads(self) except -1:
         """Do as `offloads` says now, and have it seen in the counters."""
-        self.longest_train = max_train_datagrams if self.offloads.uses(Offload.UDP_GSO) else 1
-        self.equal_tails = self.offloads.equal_tails
+        self.arena.longest_train = max_train_datagrams if self.offloads.uses(Offload.UDP_GSO) else 1
+        self.arena.equal_tails = self.offloads.equal_tails
         self.coalescer.tcp = self.offloads.uses(Offload.TUN_TCP_GRO)
         self.coalescer.udp = self.offloads.uses(Offload.TUN_UDP_GRO)
         for place, offload in enumerate(Offload, start=OFFLOADS_AT):
@@ -167,18 +129,9 @@ cdef class Pipeline:
 
     # --- the way out --------------------------------------------------------------------------------------------------
 
-    cdef bint has_room(self) noexcept:
-        """Whether another frame may be taken before what there is has been sent."""
-        return (
-            self.arena_used < ARENA_BYTES - ROOM_BYTES
-            and self.message_count < MAX_MESSAGES // 2
-            and self.batch_count < MAX_BATCHES
-        )
-
     cdef int take_frame(self, const uint8_t* frame, size_t size, double now) except -1:
         """Put the packets of a frame into the arena; only if there is room. The frame is used up."""
         cdef Cut cut
-        cdef Message* message
         cdef uint32_t number, length, full_size, mtu
         cdef int32_t peer
         self.counts[READ_FRAMES] += 1
@@ -191,7 +144,7 @@ cdef class Pipeline:
         mtu = self.mtu if peer < 0 else self.mtus[peer]
         fit(&cut, mtu, mtu > self.mtu)
         full_size = OVERHEAD_BYTES + segment_size(&cut, 0) + 15
-        if cut.count > MAX_MESSAGES // 2 or <size_t>cut.count * full_size > ROOM_BYTES:
+        if cut.count > ROOM_MESSAGES or <size_t>cut.count * full_size > ROOM_BYTES:
             self.counts[FRAME_MALFORMED] += 1
             return 0
         self.counts[READ_PACKETS] += cut.count
@@ -205,8 +158,7 @@ cdef class Pipeline:
             self.counts[NO_ROUTE] += cut.count
             return 0
         for number in range(cut.count):
-            message = self.stage(peer, segment_size(&cut, number))
-            emit_segment(&cut, number, message.at + 16)
+            emit_segment(&cut, number, self.arena.stage(peer, segment_size(&cut, number), mtu))
         return 0
 
     cdef int _ask(self, const Cut* cut, int32_t peer, double now) except -1:
@@ -228,46 +180,17 @@ cdef class Pipeline:
 
     def _stage_copy(self, uint32_t peer, packet):
         cdef const uint8_t[::1] view
-        cdef Message* message = self.stage(peer, <uint32_t>len(packet))
+        cdef uint8_t* place = self.arena.stage(peer, <uint32_t>len(packet), self.mtus[peer])
         if packet:
             view = packet
-            memcpy(message.at + 16, &view[0], view.shape[0])
-
-    cdef Message* stage(self, uint32_t peer, uint32_t size) except NULL:
-        """Make room for a packet at the end of its peer's batch; its padding is there already."""
-        cdef uint32_t whole = padded(size, self.mtus[peer])
-        cdef Message* message = &self.messages[self.message_count]
-        cdef uint32_t number = self.batch_count
-        cdef Batch* batch
-        message.at = self.arena + self.arena_used
-        message.packet = size
-        message.size = OVERHEAD_BYTES + whole
-        message.next = -1
-        memset(message.at + 16 + size, 0, whole - size)
-        self.arena_used += message.size
-        # mostly it is the last one's
-        while number and self.batches[number - 1].peer != peer:
-            number -= 1
-        if number:
-            batch = &self.batches[number - 1]
-            self.messages[batch.last].next = self.message_count
-        else:
-            batch = &self.batches[self.batch_count]
-            self.batch_count += 1
-            batch.peer = peer
-            batch.count = 0
-            batch.first = self.message_count
-        batch.last = self.message_count
-        batch.count += 1
-        self.message_count += 1
-        return message
+            memcpy(place, &view[0], view.shape[0])
 
     cdef int seal_batches(self, double now) except -1:
         """Seal what was taken; then it is in `trains`, or with the node."""
         cdef uint32_t number
-        for number in range(self.batch_count):
-            self._seal_batch(&self.batches[number], now)
-        self.batch_count = 0
+        for number in range(self.arena.batch_count):
+            self._seal_batch(&self.arena.batches[number], now)
+        self.arena.batch_count = 0
         return 0
 
     cdef int _seal_batch(self, Batch* batch, double now) except -1:
@@ -279,15 +202,15 @@ cdef class Pipeline:
         if session is None:
             packets = []
             while number >= 0:
-                message = &self.messages[number]
-                packets.append(<bytes>(message.at + 16)[: message.packet])
+                message = &self.arena.messages[number]
+                packets.append(<bytes>(self.arena.memory + message.at + 16)[: message.packet])
                 number = message.next
             self._events.append(Unsealed(batch.peer, tuple(packets)))
             return 0
         counter = session.record.send_counter - batch.count
         while number >= 0:
-            message = &self.messages[number]
-            self.sessions.seal_message(session, message.at, message.size - OVERHEAD_BYTES, counter)
+            message = &self.arena.messages[number]
+            self.sessions.seal_message(session, self.arena.memory + message.at, message.size - OVERHEAD_BYTES, counter)
             counter += 1
             size += message.size
             data = data or message.packet != 0
@@ -296,79 +219,11 @@ cdef class Pipeline:
         if memcmp(session.peer.endpoint, nowhere, 32) == 0:
             self.counts[NO_ENDPOINT] += batch.count
         else:
-            self._form_trains(batch, session.peer.endpoint)
+            number = self.arena.train_count
+            self.arena.form_trains(batch, session.peer.endpoint)
+            self.counts[SENT_TRAINS] += self.arena.train_count - number
+            self.counts[SENT_DATAGRAMS] += batch.count
         return 0
-
-    cdef int _form_trains(self, Batch* batch, const uint8_t* endpoint) except -1:
-        """`trains.form_trains`."""
-        cdef int32_t number = batch.first
-        cdef Message* message
-        cdef OutTrain* train = NULL
-        cdef bint is_udp = be16(endpoint + 16) != 0  # others go by a relay
-        cdef uint32_t longest = self.longest_train if is_udp else max_train_datagrams
-        if is_udp and not self.equal_tails and longest > 1:
-            return self._form_uneven_trains(batch, endpoint)
-        while number >= 0:
-            message = &self.messages[number]
-            if (
-                train is NULL
-                or train.size % train.segment  # the last one was shorter
-                or message.size > train.segment
-                or train.count == longest
-                or train.size + message.size > max_train_bytes
-            ):
-                train = self._new_train(number, endpoint)
-            train.count += 1
-            train.size += message.size
-            number = message.next
-        self.counts[SENT_DATAGRAMS] += batch.count
-        return 0
-
-    cdef int _form_uneven_trains(self, Batch* batch, const uint8_t* endpoint) except -1:
-        """`trains.form_trains` without equal tails."""
-        cdef int32_t number = batch.first
-        cdef int32_t after
-        cdef uint32_t count, alone, size, most
-        cdef bint has_tail
-        cdef OutTrain* train
-        while number >= 0:
-            size = self.messages[number].size
-            after, count = number, 0
-            while after >= 0 and self.messages[after].size == size:
-                after = self.messages[after].next
-                count += 1
-            has_tail = after >= 0 and self.messages[after].size < size
-            count += has_tail
-            most = min(self.longest_train, max(1, max_train_bytes // size))
-            alone = count if not has_tail else count - min(count, most)
-            while count:
-                train = self._new_train(number, endpoint)
-                train.count = 1 if alone else count
-                alone -= alone != 0
-                count -= train.count
-                for _ in range(train.count):
-                    train.size += self.messages[number].size
-                    number = self.messages[number].next
-        self.counts[SENT_DATAGRAMS] += batch.count
-        return 0
-
-    cdef OutTrain* _new_train(self, int32_t first, const uint8_t* endpoint) noexcept:
-        """An empty train, as long in its datagrams as its first message is."""
-        cdef OutTrain* train = &self.trains[self.train_count]
-        self.train_count += 1
-        train.first = first
-        train.count = train.size = 0
-        train.segment = self.messages[first].size
-        train.failed = False
-        memcpy(train.endpoint, endpoint, 32)
-        self.counts[SENT_TRAINS] += 1
-        return train
-
-    cdef void reset(self) noexcept:
-        """All trains have been sent: use the arena anew."""
-        self.arena_used = 0
-        self.message_count = 0
-        self.train_count = 0
 
     # --- the way in ---------------------------------------------------------------------------------------------------
 
@@ -431,7 +286,7 @@ cdef class Pipeline:
         cdef const uint8_t[::1] view
         self.refresh()
         for frame in frames:
-            if not self.has_room():
+            if not self.arena.has_room():
                 self.seal_batches(now)
                 self._collect()
             if not frame:
@@ -463,7 +318,7 @@ cdef class Pipeline:
             self.sessions.apply(command)
             return
         for number, packet in enumerate(command.packets):
-            if not self.has_room():
+            if not self.arena.has_room():
                 self.seal_batches(now)
                 if self.has_port:  # whose socket is full, or there would be room
                     self.counts[SEND_FAILED] += len(command.packets) - number
@@ -523,17 +378,13 @@ cdef class Pipeline:
     cdef _collect(self):
         """Copy the trains into objects."""
         cdef uint32_t number
-        cdef int32_t place
         cdef OutTrain* train
-        for number in range(self.train_count):
-            train = &self.trains[number]
-            payload = []
-            place = train.first
-            for _ in range(train.count):
-                payload.append(<bytes>self.messages[place].at[: self.messages[place].size])
-                place = self.messages[place].next
-            self._trains.append(Train(payload, train.segment, train.count, <bytes>train.endpoint[:32]))
-        self.reset()
+        for number in range(self.arena.train_count):
+            train = &self.arena.trains[number]
+            self._trains.append(
+                Train(self.arena.payload(train), train.segment, train.count, <bytes>train.endpoint[:32])
+            )
+        self.arena.reset()
 
     cdef _collect_frames(self):
         """Copy the frames into objects."""

@@ -3,7 +3,8 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
-from ts4nsnet.uring.pipeline cimport OutTrain, Pipeline
+from ts4nsnet.uring.arena cimport OutTrain
+from ts4nsnet.uring.pipeline cimport Pipeline
 from ts4nsnet.uring.system cimport iovec, msghdr, sockaddr_in6
 
 

@@ -29,14 +29,8 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS, EPERM, errno
 from libc.string cimport memcmp, memcpy, memset
 
-from ts4nsnet.uring.pipeline cimport (
-    SEND_FAILED,
-    SEND_FORBIDDEN,
-    SEND_NO_BUFFERS,
-    SEND_TOO_BIG,
-    WRITE_FAILED,
-    Message,
-)
+from ts4nsnet.uring.arena cimport Arena, Message
+from ts4nsnet.uring.pipeline cimport SEND_FAILED, SEND_FORBIDDEN, SEND_NO_BUFFERS, SEND_TOO_BIG, WRITE_FAILED
 from ts4nsnet.uring.system cimport (
     AF_INET,
     AF_INET6,
@@ -159,15 +153,9 @@ cdef class Port:
 
     cdef bint relayed(self, const OutTrain* train) except -1:
         """Whether a train's endpoint is no UDP address; then the node has the train now."""
-        cdef int32_t place = train.first
-        cdef uint32_t number
         if be16(train.endpoint + 16):
             return False
-        payload = []
-        for number in range(train.count):
-            payload.append(<bytes>self.pipeline.messages[place].at[: self.pipeline.messages[place].size])
-            place = self.pipeline.messages[place].next
-        whole = Train(payload, train.segment, train.count, <bytes>train.endpoint[:32])
+        whole = Train(self.pipeline.arena.payload(train), train.segment, train.count, <bytes>train.endpoint[:32])
         if self.relay is not None:
             self.relay(whole)
         else:
@@ -179,23 +167,24 @@ cdef class Port:
     cdef bint prepare(self, const OutTrain* train, uint32_t first, uint32_t count, Sending* sending) except -1:
         """Make one sendmsg of `count` datagrams of a train, from number `first` on; False if it cannot be addressed."""
         cdef int32_t place = train.first
+        cdef Arena arena = self.pipeline.arena
         cdef const Message* message
         cdef iovec* piece = sending.pieces
-        cdef uint8_t* end = NULL
+        cdef uint32_t end = <uint32_t>-1  # of the last piece
         cdef uint32_t number
         memset(&sending.message, 0, sizeof(msghdr))
         if not self.addressed(train.endpoint, sending):
             return False
         for number in range(first):
-            place = self.pipeline.messages[place].next
+            place = arena.messages[place].next
         for number in range(count):
-            message = &self.pipeline.messages[place]
+            message = &arena.messages[place]
             if message.at == end:
                 piece.iov_len += message.size
             else:
-                if end is not NULL:
+                if end != <uint32_t>-1:
                     piece += 1
-                piece.iov_base = message.at
+                piece.iov_base = arena.memory + message.at
                 piece.iov_len = message.size
             end = message.at + message.size
             place = message.next
@@ -212,14 +201,14 @@ cdef class Port:
 
     cdef int send_trains(self) except -1:
         """Send what the pipeline has, as far as the socket takes it; then the arena is free again."""
-        while self.next_train < self.pipeline.train_count:
-            if not self.send_train(&self.pipeline.trains[self.next_train]):
+        while self.next_train < self.pipeline.arena.train_count:
+            if not self.send_train(&self.pipeline.arena.trains[self.next_train]):
                 self.blocked = True
                 return 0
             self.next_train += 1
         self.next_train = 0
         self.blocked = False
-        self.pipeline.reset()
+        self.pipeline.arena.reset()
         return 0
 
     cdef int send_train(self, OutTrain* train) except -1:
@@ -282,7 +271,7 @@ cdef class Port:
 
     cdef int settle(self) except -1:
         """Send and write what the judge has caused."""
-        if self.pipeline.train_count and not self.blocked:
+        if self.pipeline.arena.train_count and not self.blocked:
             self.send_trains()
         if self.pipeline._frames:
             self._write(self.pipeline.frames_to_write())

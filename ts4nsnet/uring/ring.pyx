@@ -45,7 +45,7 @@ from liburing.lib.uring cimport (
     __msghdr,
 )
 
-from ts4nsnet.uring.pipeline cimport OutTrain
+from ts4nsnet.uring.arena cimport OutTrain
 from ts4nsnet.uring.port cimport FRAME_BYTES, MAX_BATCH_BYTES, Port, Sending
 from ts4nsnet.uring.rings cimport (
     CQE_BUFFER,
@@ -271,7 +271,7 @@ cdef class RingPort(Port):
                 self._take_held(now)
             place += 1
             store(self.ring.cq_head, place)
-            if self.pipeline.arena_used > MAX_BATCH_BYTES or self.taken_bytes > MAX_BATCH_BYTES:
+            if self.pipeline.arena.used > MAX_BATCH_BYTES or self.taken_bytes > MAX_BATCH_BYTES:
                 self._queue(now)
                 self._flush()
         self._queue(now)
@@ -288,7 +288,7 @@ cdef class RingPort(Port):
 
     cdef int _take_frame(self, uint16_t number, uint32_t size, double now) except -1:
         self.frames.took(size)
-        if self.blocked or self.held_count or not self.pipeline.has_room():
+        if self.blocked or self.held_count or not self.pipeline.arena.has_room():
             self.held[self.held_count].buffer = number
             self.held[self.held_count].size = size
             self.held_count += 1
@@ -301,7 +301,7 @@ cdef class RingPort(Port):
         """Go on with the frames that waited, in their order."""
         cdef uint32_t number
         cdef uint32_t taken = 0
-        while taken < self.held_count and not self.blocked and self.pipeline.has_room():
+        while taken < self.held_count and not self.blocked and self.pipeline.arena.has_room():
             self.pipeline.take_frame(self.frames.at(self.held[taken].buffer), self.held[taken].size, now)
             self.frames.give(self.held[taken].buffer)
             taken += 1
@@ -337,7 +337,7 @@ cdef class RingPort(Port):
         cdef __io_uring_sqe* entry
         if not self.blocked:
             self.pipeline.seal_batches(now)
-            for number in range(self.pipeline.train_count):
+            for number in range(self.pipeline.arena.train_count):
                 self._queue_train(number)
         for number in range(self.pipeline.coalescer.group_count):
             if self.pool_used + 1024 > PIECES:
@@ -351,7 +351,7 @@ cdef class RingPort(Port):
         return 0
 
     cdef int _queue_train(self, uint32_t number) except -1:
-        cdef OutTrain* train = &self.pipeline.trains[number]
+        cdef OutTrain* train = &self.pipeline.arena.trains[number]
         cdef Sending* sending
         cdef __io_uring_sqe* entry
         if self.relayed(train):
@@ -390,7 +390,7 @@ cdef class RingPort(Port):
         for place in range(self.ring.cq_head[0], load(self.ring.cq_tail)):
             done = &self.ring.completions[place & self.ring.cq_mask]
             if done.user_data & 0xFF == SENT:
-                self.pipeline.trains[done.user_data >> 8].failed = True
+                self.pipeline.arena.trains[done.user_data >> 8].failed = True
                 done.user_data = NOTHING
             elif done.user_data & 0xFF == WRITTEN:
                 self.write_refused(<uint32_t>(done.user_data >> 8), -done.res)
@@ -409,9 +409,9 @@ cdef class RingPort(Port):
         """Send the plain way what could not be sent the other; the rest has gone."""
         cdef uint32_t number
         cdef uint32_t left = 0
-        for number in range(self.pipeline.train_count):
-            if self.pipeline.trains[number].failed:
-                self.pipeline.trains[left] = self.pipeline.trains[number]
+        for number in range(self.pipeline.arena.train_count):
+            if self.pipeline.arena.trains[number].failed:
+                self.pipeline.arena.trains[left] = self.pipeline.arena.trains[number]
                 left += 1
-        self.pipeline.train_count = left
+        self.pipeline.arena.train_count = left
         return self.send_trains()

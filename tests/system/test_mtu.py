@@ -85,9 +85,9 @@ def until_mtu_is(one: Member, other: Member, wanted: int) -> None:
     until(is_so)
 
 
-def whole_blocks(mtu: int) -> int:
-    """Bytes of a message into which superpackets are cut, which are whole blocks of the cipher."""
-    return mtu // 64 * 64 + MESSAGE_BYTES
+def whole_steps(mtu: int) -> int:
+    """Bytes of a message into which superpackets are cut, in whole steps of the cipher."""
+    return mtu // 128 * 128 + MESSAGE_BYTES
 
 
 def both_ways(one: Member, other: Member) -> None:
@@ -115,7 +115,7 @@ def test_a_path_of_ethernets_usual_length(members: dict[str, Member]) -> None:
         until_mtu_is(one, other, ETHERNET)
     with Captured(plain.host, "internet") as captured:
         both_ways(near, plain)
-    assert captured.number(whole_blocks(ETHERNET)) > 1000
+    assert captured.number(whole_steps(ETHERNET)) > 1000
     assert captured.number(ETHERNET + MESSAGE_BYTES + 1) == 0
 
 
@@ -125,7 +125,7 @@ def test_a_path_that_becomes_narrower_and_then_none_under_a_transfer(world: Worl
     until_mtu_is(near, far, JUMBO)
     with Captured(far.host, "internet") as captured, connection(near, far) as (ours, theirs):
         send(ours, theirs, PAYLOAD)
-        assert captured.number(whole_blocks(JUMBO)) > 100
+        assert captured.number(whole_steps(JUMBO)) > 100
         world.narrow(far.host, 1500)
         send(ours, theirs, PAYLOAD)
         until_mtu_is(near, far, ETHERNET)

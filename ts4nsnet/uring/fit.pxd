@@ -8,7 +8,7 @@ from ts4nsnet.uring.wire cimport ACK, PSH, SYN, TCP, look
 
 
 cdef enum:
-    CIPHER_BLOCK_BYTES = 64
+    CIPHER_STEP_BYTES = 128
 
 
 cdef inline uint32_t longest(const Cut* cut) noexcept nogil:
@@ -17,10 +17,10 @@ cdef inline uint32_t longest(const Cut* cut) noexcept nogil:
 
 
 cdef inline void fit(Cut* cut, uint32_t mtu, bint coarse) noexcept nogil:
-    """Let TCP become packets of at most `mtu` bytes; with `coarse`, of as many as that, in whole blocks."""
+    """Let TCP become packets of at most `mtu` bytes; with `coarse`, of as many as that, in whole steps."""
     cdef bint narrow = longest(cut) > mtu
     if coarse:
-        mtu -= mtu % CIPHER_BLOCK_BYTES
+        mtu -= mtu % CIPHER_STEP_BYTES
     if cut.protocol:
         if cut.protocol != TCP or mtu <= cut.header_len:
             return

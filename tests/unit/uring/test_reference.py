@@ -105,7 +105,7 @@ def test_a_path_is_one_peers() -> None:
     alice.widen(bob, 8920)
     alice.read(tcp_superpacket(ALICE, BOB, 20_000), tcp_superpacket(ALICE, CAROL, 20_000))
     for_bob, for_carol = alice.out
-    assert [len(each) for each in for_bob.payload] == [32 + 8896, 32 + 8896, 32 + 2336]
+    assert [len(each) for each in for_bob.payload] == [32 + 8832, 32 + 8832, 32 + 2464]
     assert {len(each) for each in for_carol.payload} == {32 + 1040}
     assert for_carol.datagram_count == 20
     net.deliver()

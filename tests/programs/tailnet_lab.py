@@ -45,6 +45,8 @@ async def serve(fd: int) -> None:
         match request["do"]:
             case "auth_key":
                 return {"key": tailnet.auth_key(**request["options"])}
+            case "policy":
+                tailnet.set_policy(request["policy"])
             case "delete":
                 tailnet.delete(request["node"])
             case "expire":

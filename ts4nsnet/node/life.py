@@ -45,11 +45,7 @@ from ts4nsnet.node.status import Phase, StartFailed, Status
 from ts4nsnet.node.surroundings import Surroundings
 from ts4nsnet.node.transport import Transport
 from ts4nsnet.node.view import View
-from ts4nsnet.node.wiring import (
-    Admission,
-    Changes,
-    Wiring,
-)
+from ts4nsnet.node.wiring import Admission, Changes, Wiring
 from ts4nsnet.packet import Malformed
 from ts4nsnet.tailnet import is_tailnet
 from ts4nsnet.uring import Train
@@ -112,7 +108,7 @@ class Life:
             identity.node_key, memory, os.urandom, time.time_ns, early_retries=EARLY_RETRIES, roaming=False
         )
         self._engine = make_engine(self._device, self)
-        self._switches = Switches(config.offloads_off)
+        self._switches = Switches(config.offloads_off, say)
         self._engine.set_offloads(self._switches.wanted)
         self._transport = Transport(
             self._device,
@@ -452,8 +448,7 @@ class Life:
 
     def take_offload_refused(self, refused: OffloadRefused) -> None:
         """See `engine.Tailnet`."""
-        if text := self._switches.refused(refused):
-            self._say(text)
+        self._switches.refused(refused)
 
     def _pinged(self, event: Pinged) -> None:
         self._pings.answered(event, self._netmap)

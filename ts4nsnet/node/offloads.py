@@ -11,7 +11,7 @@ Source: tailscale, tailcfg (NodeAttrDisableUDPGRO … NodeAttrNeverGSOEqualTail)
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ts4nsnet.uring.offloads import IN_USE, REFUSED, SWITCHED_OFF, UNEVEN_ONLY, Offload, OffloadRefused, OffloadsSet
 
@@ -25,13 +25,15 @@ class Switches:
 
     Args:
         off: by the user.
+        say: takes what a user should read.
 
     Attributes:
         wanted: what the engine is to be told.
     """
 
-    def __init__(self, off: Collection[Offload]) -> None:
+    def __init__(self, off: Collection[Offload], say: Callable[[str], None]) -> None:
         self._off = frozenset(off)
+        self._say = say
         self._refused: set[Offload] = set()
         self.wanted = OffloadsSet(self._off)
 
@@ -49,15 +51,14 @@ class Switches:
         """
         return {str(offload): self._line(offload, state) for offload, state in states.items()}
 
-    def refused(self, event: OffloadRefused) -> str:
-        """What the log is told; nothing when it has been told before."""
-        if event.offload in self._refused:
-            return ""
-        self._refused.add(event.offload)
-        return (
-            f"{event.offload} is off from now on, which costs throughput: the kernel refused it "
-            f"({os.strerror(event.error)}); {VARIABLE}={event.offload} spares it the attempt (said once)"
-        )
+    def refused(self, event: OffloadRefused) -> None:
+        """Say it, once; each new worker finds it out for itself."""
+        if event.offload not in self._refused:
+            self._refused.add(event.offload)
+            self._say(
+                f"{event.offload} is off from now on, which costs throughput: the kernel refused it "
+                f"({os.strerror(event.error)}); {VARIABLE}={event.offload} spares it the attempt (said once)"
+            )
 
     def _line(self, offload: Offload, state: int) -> str:
         if state >= REFUSED:

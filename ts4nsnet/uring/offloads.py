@@ -92,6 +92,10 @@ class Offloads:
         """Whether it is to be used, in whatever way."""
         return self.states[offload] in (IN_USE, UNEVEN_ONLY)
 
+    def works(self, offload: Offload) -> bool:
+        """Whether the kernel has nothing against it, so far."""
+        return offload not in self._errors
+
     @property
     def equal_tails(self) -> bool:
         """Whether a train's datagrams may all be equally long."""

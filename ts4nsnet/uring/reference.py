@@ -119,12 +119,10 @@ class Reference:
 
     def write(self, packets: Sequence[bytes]) -> None:
         """Take packets for the container, in their order."""
-        uses = self.offloads.uses
-        frames = (
-            coalesce(packets, mtu=self._mtu, tcp=uses(Offload.TUN_TCP_GRO), udp=uses(Offload.TUN_UDP_GRO))
-            if self._vnet_hdr
-            else packets
-        )
+        frames = packets
+        if self._vnet_hdr:
+            uses = self.offloads.uses
+            frames = coalesce(packets, mtu=self._mtu, tcp=uses(Offload.TUN_TCP_GRO), udp=uses(Offload.TUN_UDP_GRO))
         self.counters.written_packets += len(packets)
         self.counters.written_frames += len(frames)
         self._frames.extend(frames)

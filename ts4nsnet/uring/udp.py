@@ -118,7 +118,7 @@ class UdpPort:
 
         So is one that is sent as if it were a train: longer than what is known of the path, it is refused.
         """
-        if self._offloads.uses(Offload.UDP_GSO):
+        if self._offloads.works(Offload.UDP_GSO):
             with suppress(OSError):
                 self._send(Train((datagram,), len(datagram), 1, endpoint), whole=True)
 

@@ -27,6 +27,7 @@ def test_all_are_used_until_somebody_is_against_it() -> None:
     assert all(map(offloads.uses, Offload))
     offloads.switch(OffloadsSet(frozenset({GSO})))
     assert offloads.states == dict.fromkeys(Offload, IN_USE) | {GSO: SWITCHED_OFF}
+    assert offloads.works(GSO)
     assert [each for each in Offload if not offloads.uses(each)] == [GSO]
     offloads.switch(OffloadsSet())
     assert offloads.uses(GSO)
@@ -59,6 +60,7 @@ def test_what_the_kernel_refuses_is_told_once_and_not_used_again() -> None:
     offloads.switch(OffloadsSet())
     assert not offloads.uses(GSO)
     assert not offloads.uses(Offload.UDP_GRO)
+    assert not offloads.works(GSO)
 
 
 def test_some_refused_superpackets_are_too_many() -> None:

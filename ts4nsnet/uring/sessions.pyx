@@ -25,6 +25,7 @@ from cpython.buffer cimport PyBUF_FORMAT
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
+from ts4nsnet.uring.replay cimport fresh, take
 from ts4nsnet.uring.wire cimport le32, le64, put_le32, put_le64
 
 from ts4nsnet.wireguard.messages import Drop, WireGuardError, padded_size
@@ -51,7 +52,6 @@ cdef enum:
     PEER_BYTES = 192
     KEYPAIR_BYTES = 1152
     OVERHEAD_BYTES = 32
-    WINDOW_COUNTERS = 127 * 64
 
     # reasons, in the order of _REASONS
     LENGTH = 0
@@ -63,12 +63,7 @@ cdef enum:
     AUTHENTICATION = 6
 
 _REASONS = (
-    Drop.LENGTH,
-    Drop.TYPE,
-    Drop.INDEX_UNKNOWN,
-    Drop.KEYPAIR_EXPIRED,
-    Drop.COUNTER_EXHAUSTED,
-    Drop.REPLAYED,
+    Drop.LENGTH, Drop.TYPE, Drop.INDEX_UNKNOWN, Drop.KEYPAIR_EXPIRED, Drop.COUNTER_EXHAUSTED, Drop.REPLAYED,
     Drop.AUTHENTICATION,
 )
 
@@ -79,7 +74,6 @@ cdef double rekey_on_receive_time = REKEY_ON_RECEIVE_TIME
 cdef double rekey_timeout = REKEY_TIMEOUT
 cdef uint64_t reject_after_messages = REJECT_AFTER_MESSAGES
 cdef uint64_t rekey_after_messages = REKEY_AFTER_MESSAGES
-
 cdef PeerRecord a_peer
 cdef KeypairRecord a_keypair
 
@@ -137,35 +131,6 @@ cdef class Window:
 
 cdef class Session:
     """A keypair at work: its record, and the ciphers made from its keys."""
-
-
-cdef bint fresh(const uint64_t* replay, uint64_t counter) noexcept nogil:
-    """Whether `take` would take `counter` now; see `wireguard.replay`."""
-    cdef uint64_t greatest = replay[0]
-    if counter > greatest:
-        return True
-    if greatest - counter > WINDOW_COUNTERS:
-        return False
-    return not replay[1 + (counter >> 6) % 128] >> (counter & 63) & 1
-
-
-cdef bint take(uint64_t* replay, uint64_t counter) noexcept nogil:
-    """Take `counter`, whose message is authentic; False if it has been taken before or is too old to tell."""
-    cdef uint64_t greatest = replay[0]
-    cdef uint64_t block, last
-    if not fresh(replay, counter):
-        return False
-    if counter > greatest:
-        replay[0] = counter
-        block = (greatest >> 6) + 1
-        last = counter >> 6
-        if last > block + 127:
-            last = block + 127
-        while block <= last:
-            replay[1 + block % 128] = 0
-            block += 1
-    replay[1 + (counter >> 6) % 128] |= <uint64_t>1 << (counter & 63)
-    return True
 
 
 cdef class Sessions:

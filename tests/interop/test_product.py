@@ -155,7 +155,7 @@ def test_container_and_a_node_of_tailscales(world: World, udp: bool) -> None:
     with Captured(world.hosts["bob"], "internet") as captured:
         world.box.run("ping", "-c1", "-w10", address, timeout=TIME_LIMIT)
         echo(world.box, address, DIRECT_BYTES if udp else RELAYED_BYTES)
-    assert (captured.number(1000) > 1000) == udp
+    assert (captured.number(1000) > 100) == udp
     assert captured.number(TAILNET_MTU + MESSAGE_BYTES + 1) == 0
     peer = world.bob.ask("status")["peers"]["alice"]
     assert bool(peer["direct"]) == udp, peer

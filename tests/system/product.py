@@ -29,9 +29,11 @@ class Member:
         udp: bool = False,
         mtu: int = 1500,
         host: Host | None = None,
+        options: tuple[str, ...] = (),
         **variables: str,
     ) -> None:
         self.name = name
+        self._options = options
         self.host: Host
         self.box: Container
         self.host, self.box = world.place(name, udp=udp, mtu=mtu, host=host)
@@ -46,7 +48,7 @@ class Member:
 
     def start(self, **variables: str) -> Started:
         """Start the command."""
-        words = ("-c", "--netns-type=path", self.box.netns, "tap0")
+        words = ("-c", *self._options, "--netns-type=path", self.box.netns, "tap0")
         self.started = start_command(self.host, self.box, words, self._variables | variables)
         return self.started
 

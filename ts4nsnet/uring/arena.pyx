@@ -140,9 +140,9 @@ cdef class Arena:
             while after >= 0 and self.messages[after].size == size:
                 after = self.messages[after].next
                 count += 1
-            has_tail = after >= 0 and self.messages[after].size < size
-            count += has_tail
             most = min(self.longest_train, max(1, max_train_bytes // size))
+            has_tail = most > 1 and after >= 0 and self.messages[after].size < size
+            count += has_tail
             alone = count if not has_tail else count - min(count, most)
             while count:
                 train = self._new_train(number, endpoint)

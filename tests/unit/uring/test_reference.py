@@ -439,6 +439,15 @@ def test_trains_are_as_long_as_the_switches_allow_but_to_a_relay() -> None:
     assert seen == [[4, 3], [4, 3], [1] * 7, [4, 3], [4, 1, 1, 1], [4, 3]]
 
 
+def test_long_datagrams_without_equal_tails_begin_again_where_no_train_is_possible() -> None:
+    net = connected(*TWO)
+    alice, bob = net.nodes
+    alice.widen(bob, 65_456)
+    alice.pipeline.switch(OffloadsSet(equal_tails=False))
+    alice.read(*(frame(udp(ALICE, BOB, bytes(size))) for size in (60_000, 30_000, 100)))
+    assert [train.datagram_count for train in alice.out] == [1, 2]
+
+
 def test_junk_that_looks_like_transport_data_is_refused_by_the_session_table() -> None:
     net = connected(*TWO)
     alice, bob = net.nodes

@@ -9,8 +9,10 @@ box-capped ┘                │                              capped: likewise,
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from socket import SOCK_STREAM
 
 import pytest
 
@@ -21,6 +23,7 @@ from tests.topology import Topology
 
 TIME_LIMIT = 30.0  # seconds
 JUMBO, ETHERNET, LOOPBACK, CAP = 8920, 1420, 65456, 4000
+PORT = 7777
 MESSAGE_BYTES = 32  # of a WireGuard message, beside the packet
 NO_UDP = (
     "add table inet no-udp",
@@ -108,6 +111,37 @@ def test_containers_of_one_machine_carry_superpackets_as_one_message(members: di
             send(theirs, ours, PAYLOAD)
         assert captured.number(30_000) > 10
     both_ways(near, beside)
+
+
+def test_what_a_container_passes_on_is_cut_again(world: World, members: dict[str, Member]) -> None:
+    near, beside, inner = members["near"], members["beside"], world.container("inner")
+    until_mtu_is(near, beside, LOOPBACK)
+    commands = {
+        beside.box: (
+            "ip address add 10.9.0.1/24 dev in",
+            "ip link set in up",
+            "sysctl -w net.ipv4.ip_forward=1",
+            "nft add table ip passing",
+            "nft add chain ip passing in { type nat hook prerouting priority dstnat; }",
+            f"nft add rule ip passing in tcp dport {PORT} dnat to 10.9.0.2",
+        ),
+        inner: ("ip address add 10.9.0.2/24 dev out", "ip link set out up", "ip route add default via 10.9.0.1"),
+    }
+    join = f"ip link add in netns {beside.box.pid} type veth peer name out netns {inner.pid}"
+    subprocess.run(join.split(), check=True)
+    for box, lines in commands.items():
+        for line in lines:
+            box.run(*line.split())
+    with inner.socket(kind=SOCK_STREAM) as listener, near.box.socket(kind=SOCK_STREAM) as ours:
+        listener.bind(("10.9.0.2", PORT))
+        listener.listen()
+        ours.settimeout(TIME_LIMIT)
+        ours.connect((beside.address, PORT))
+        theirs, _ = listener.accept()
+        with theirs, Captured(near.host, "lo") as captured:
+            theirs.settimeout(TIME_LIMIT)
+            send(ours, theirs, PAYLOAD)
+    assert captured.number(30_000) > 10
 
 
 def test_who_wants_shorter_packets_sends_none_that_are_longer(members: dict[str, Member]) -> None:

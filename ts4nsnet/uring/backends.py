@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which engine carries the packets: chosen by what works here, or by whoever knows better.
 
-    uring    io_uring; Linux 6.7, and allowed (sysctl kernel.io_uring_disabled, seccomp)
+    uring    io_uring; Linux 6.1, and allowed (sysctl kernel.io_uring_disabled, seccomp)
     epoll    the same compiled pipeline on plain system calls
     python   no compiled code: `node.engine` runs `reference`
 

@@ -9,17 +9,17 @@ All trains of a batch are received behind one another in one buffer, so that sma
 they stay there until their frames are written.
 """
 
+import os
+
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from cpython.exc cimport PyErr_CheckSignals
-
 from ts4nsnet.uring.port cimport (
     CONTROL_BYTES,
-    FRAME_BYTES,
     MAX_BATCH_BYTES,
-    MAX_BATCH_FRAMES,
     MAX_BATCH_TRAINS,
     RECEIVE_BYTES,
     Port,
@@ -38,23 +38,13 @@ from ts4nsnet.uring.system cimport (
     epoll_wait,
     iovec,
     msghdr,
-    read,
     recvmsg,
     sockaddr_in6,
 )
 
-import os
-
-from libc.stdint cimport uint8_t, uint32_t
-
-
-
 cdef enum:
     SOL_UDP = 17
     UDP_GRO = 104
-
-
-
 
 
 cdef class EpollPort(Port):
@@ -69,14 +59,12 @@ cdef class EpollPort(Port):
     cdef int control
     cdef uint32_t tun_events
     cdef uint32_t sock_events
-    cdef uint8_t* frame
     cdef uint8_t* received
 
     def __init__(self, pipeline, int tun, sock, int control=-1):
         self.control = control
-        self.frame = <uint8_t*>malloc(FRAME_BYTES)
         self.received = <uint8_t*>malloc(MAX_BATCH_BYTES + RECEIVE_BYTES + 64)
-        if not self.frame or not self.received:
+        if not self.received:
             raise MemoryError
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
@@ -88,7 +76,6 @@ cdef class EpollPort(Port):
             self._watch(EPOLL_CTL_ADD, control, EPOLLIN)
 
     def __dealloc__(self):
-        free(self.frame)
         free(self.received)
         if self.epoll > 0:
             os.close(self.epoll)
@@ -169,21 +156,7 @@ cdef class EpollPort(Port):
         return 0
 
     cdef int _from_tun(self, double now) except -1:
-        cdef ssize_t size
-        cdef size_t batch_bytes = 0
-        cdef int number
-        for number in range(MAX_BATCH_FRAMES):
-            size = read(self.tun, self.frame, FRAME_BYTES)
-            if size < 0:
-                if errno == EAGAIN:
-                    break
-                if errno == EINTR:
-                    continue
-                raise OSError(errno, f"reading the TUN device: {os.strerror(errno)}; was it deleted?")
-            self.pipeline.take_frame(self.frame, size, now)
-            batch_bytes += size
-            if batch_bytes > MAX_BATCH_BYTES or not self.pipeline.arena.has_room():
-                break
+        self.read_frames(now)
         self.pipeline.seal_batches(now)
         return self.send_trains()
 

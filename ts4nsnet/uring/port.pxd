@@ -47,6 +47,7 @@ cdef class Port:
     cdef uint32_t train_sent        # datagrams of that one, which goes one by one
     cdef bint singly
     cdef iovec pieces[MAX_PIECES]
+    cdef uint8_t* frame             # room for one
 
     cdef int lose(self, offload, int error) except -1
     cdef int use_offloads(self) except -1
@@ -58,6 +59,7 @@ cdef class Port:
     cdef int send_trains(self) except -1
     cdef int send_train(self, OutTrain* train) except -1
     cdef int refused(self, int error, uint32_t datagrams) except -1
+    cdef bint read_frames(self, double now) except -1
     cdef int write_frames(self) except -1
     cdef int settle(self) except -1
     cdef int _write(self, frames) except -1

@@ -27,6 +27,7 @@ import socket
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS, EPERM, errno
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from ts4nsnet.uring.arena cimport Arena, Message
@@ -37,6 +38,7 @@ from ts4nsnet.uring.system cimport (
     CLOCK_BOOTTIME,
     MSG_DONTWAIT,
     clock_gettime,
+    read,
     sendmsg,
     setsockopt,
     sockaddr_in,
@@ -81,11 +83,17 @@ cdef class Port:
         self.tun = tun
         self.sock = sock.fileno()
         self.ipv6 = sock.family == socket.AF_INET6
+        self.frame = <uint8_t*>malloc(FRAME_BYTES)
+        if not self.frame:
+            raise MemoryError
         try:
             sock.getsockopt(socket.SOL_UDP, UDP_SEGMENT)
         except OSError as error:
             pipeline.offloads.lack(Offload.UDP_GSO, error.errno)
         self.use_offloads()
+
+    def __dealloc__(self):
+        free(self.frame)
 
     # --- offloads -----------------------------------------------------------------------------------------------------
 
@@ -254,6 +262,24 @@ cdef class Port:
         return 0
 
     # --- the TUN ------------------------------------------------------------------------------------------------------
+
+    cdef bint read_frames(self, double now) except -1:
+        """Take frames, as many as make a batch; True if there are no more."""
+        cdef ssize_t size
+        cdef size_t batch_bytes = 0
+        for _ in range(MAX_BATCH_FRAMES):
+            size = read(self.tun, self.frame, FRAME_BYTES)
+            if size < 0:
+                if errno == EAGAIN:
+                    return True
+                if errno == EINTR:
+                    continue
+                raise OSError(errno, f"reading the TUN device: {os.strerror(errno)}; was it deleted?")
+            self.pipeline.take_frame(self.frame, size, now)
+            batch_bytes += size
+            if batch_bytes > MAX_BATCH_BYTES or not self.pipeline.arena.has_room():
+                break
+        return False
 
     cdef int write_frames(self) except -1:
         """Write what the coalescer has."""

@@ -3,39 +3,41 @@
 
     enter ─► submits what the last batch made: sendmsg (trains), writev (frames)
           ─► waits, and gives what has come:
-                 a read of the TUN, repeated by itself      a buffer of ours per frame
-                 recvmsg of the socket, likewise            a buffer per train: address, control data, datagrams
+                 recvmsg of the socket, repeated by itself  a buffer per train: address, control data, datagrams
+                 poll of the TUN                            frames are there: read a batch, until there are no more
                  poll of `control`                          return to Python
 
-The kernel takes buffers from two rings that we fill (provided buffers), so nothing is asked for again per packet. Sends
-and writes are done when enter returns (MSG_DONTWAIT; a TUN never blocks), and success is not reported
-(CQE_SKIP_SUCCESS): what is reported has failed, and goes the plain way of `Port`, in its order.
+The kernel takes buffers from a ring that we fill (provided buffers), so nothing is asked for again per train. Sends and
+writes are done when enter returns (MSG_DONTWAIT; a TUN never blocks), and success is not reported (CQE_SKIP_SUCCESS):
+what is reported has failed, and goes the plain way of `Port`, in its order.
+
+The TUN is read with plain calls: one into a buffer that is in the cache costs less than what a repeated read
+(READ_MULTISHOT) spends on its polls, its buffers and their memory; with datagrams of 64 bytes a twentieth of the
+sender's time (Linux 6.18).
 
 Rules
   * A received buffer goes back to its ring only after the frames that lie in it have been written, the arena is used
     anew only after the sends have been submitted.
   * A batch is cut every 64 KiB: the other end shall have something to do while we go on.
-  * While the socket is full, what was read from the TUN is kept, and when all buffers are, nothing more is read. After
-    that it goes on at once, in as many batches as it needs.
+  * While the socket is full the TUN is not read.
   * Whatever ends a repeated request (no buffers left, an empty datagram, a full completion queue) loses nothing; it is
     made again when it no longer says that more will follow.
 
-Needs Linux 6.7 (a repeated read), and a process that may use io_uring: `RingPort` raises OSError where it does not
-work, which is found out by doing it. The queues and the rings of buffers are in `rings`.
+Needs Linux 6.1 (completions only when we ask, DEFER_TASKRUN), and a process that may use io_uring: `RingPort` raises
+OSError where it does not work, which is found out by doing it. The queues and the ring of buffers are in `rings`.
 
 Source: io_uring(7), io_uring_enter(2).
 """
 
 import os
 
-from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
+from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from liburing.lib.uring cimport (
     __io_uring_cqe,
     __io_uring_prep_poll_add,
-    __io_uring_prep_read,
     __io_uring_prep_recvmsg_multishot,
     __io_uring_prep_sendmsg,
     __io_uring_prep_writev,
@@ -50,12 +52,11 @@ from ts4nsnet.uring.port cimport FRAME_BYTES, MAX_BATCH_BYTES, Port, Sending
 from ts4nsnet.uring.rings cimport (
     CQE_BUFFER,
     CQE_MORE,
-    OP_READ_MULTISHOT,
     REGISTER_EVENTFD,
     SQE_BUFFER_SELECT,
     SQE_CQE_SKIP_SUCCESS,
-    BUFFERS,
     SUBMISSIONS,
+    BUFFERS,
     Buffers,
     Ring,
     SYS_io_uring_register,
@@ -71,7 +72,6 @@ cdef enum:
     NAME_BYTES = 32
     CONTROL_BYTES = 64
     PAYLOAD_AT = 16 + NAME_BYTES + CONTROL_BYTES
-    TUN_BUFFER_BYTES = (FRAME_BYTES + 63) & ~63
     UDP_BUFFER_BYTES = (PAYLOAD_AT + 65535 + 63) & ~63
     SOL_UDP = 17
     UDP_GRO = 104
@@ -84,10 +84,6 @@ cdef enum:
     ROOM = 4
     SENT = 5
     WRITTEN = 6
-
-cdef struct Held:
-    uint16_t buffer
-    uint32_t size
 
 
 cdef class RingPort(Port):
@@ -102,7 +98,6 @@ cdef class RingPort(Port):
     """
 
     cdef Ring ring
-    cdef Buffers frames
     cdef Buffers received
     cdef int control
     cdef msghdr template
@@ -113,19 +108,16 @@ cdef class RingPort(Port):
     cdef uint16_t taken[BUFFERS]    # received buffers in which frames lie
     cdef uint32_t taken_count
     cdef size_t taken_bytes
-    cdef Held held[BUFFERS]         # frames that wait until the socket has room
-    cdef uint32_t held_count
+    cdef bint tun_ready             # there is more to read
     cdef bint tun_armed
     cdef bint sock_armed
     cdef bint control_armed
     cdef bint room_armed
-    cdef int tun_error
     cdef int news                       # the eventfd, -1 for none
 
     def __init__(self, pipeline, int tun, sock, int control=-1):
         self.control = control
         self.ring = Ring()
-        self.frames = Buffers(self.ring.fd, TUN, TUN_BUFFER_BYTES)
         self.received = Buffers(self.ring.fd, SOCKET, UDP_BUFFER_BYTES)
         self.sendings = <Sending*>malloc(SUBMISSIONS * sizeof(Sending))
         self.pool = <iovec*>malloc(PIECES * sizeof(iovec))
@@ -147,26 +139,19 @@ cdef class RingPort(Port):
         self.news = -1
 
     cdef int _check(self) except -1:
-        """See whether the kernel took the repeated requests; it refuses them at once."""
+        """See whether the kernel took the repeated request; it refuses that at once."""
         cdef uint32_t place
         for place in range(self.ring.cq_head[0], load(self.ring.cq_tail)):
             if self.ring.completions[place & self.ring.cq_mask].res == -22:
-                raise OSError(22, "io_uring: this kernel does not know a repeated read (Linux 6.7)")
+                raise OSError(22, "io_uring: this kernel does not know a repeated recvmsg (Linux 6.0)")
         return 0
 
     cdef int _arm(self) except -1:
-        """Make the requests again that no longer say that more will follow."""
+        """Make the requests again that have ended."""
         cdef __io_uring_sqe* entry
         self.received.lend()
-        if not self.held_count:
-            self.frames.lend()
-        if not self.tun_armed and not self.held_count:
-            entry = self.ring.next_entry()
-            __io_uring_prep_read(entry, self.tun, NULL, 0, 0)
-            (<whole_sqe*>entry).opcode = OP_READ_MULTISHOT
-            (<whole_sqe*>entry).buf_group = TUN
-            entry.flags |= SQE_BUFFER_SELECT
-            entry.user_data = TUN
+        if not self.tun_armed and not self.tun_ready:
+            self._poll(self.tun, POLLIN, TUN)
             self.tun_armed = True
         if not self.sock_armed:
             entry = self.ring.next_entry()
@@ -200,6 +185,7 @@ cdef class RingPort(Port):
         """
         cdef bint asked = False
         cdef bint drained = False
+        cdef bint reads
         cdef uint64_t count
         self.pipeline.refresh()
         if self.news >= 0:
@@ -207,8 +193,9 @@ cdef class RingPort(Port):
         while batches and not asked and not self.pipeline._events and not self.pipeline.sessions._events:
             batches -= 1
             self._arm()
-            self.ring.enter(1 if milliseconds else 0, milliseconds if milliseconds else -1)
-            if self.ring.cq_head[0] == load(self.ring.cq_tail):
+            reads = self.tun_ready and not self.blocked  # which needs no waiting
+            self.ring.enter(1 if milliseconds and not reads else 0, milliseconds if milliseconds else -1)
+            if not reads and self.ring.cq_head[0] == load(self.ring.cq_tail):
                 if milliseconds >= 0:
                     drained = True
                     break
@@ -253,11 +240,8 @@ cdef class RingPort(Port):
         while place != tail:
             done = &self.ring.completions[place & self.ring.cq_mask]
             if done.user_data == TUN:
-                self.tun_armed = self.tun_armed and done.flags & CQE_MORE != 0
-                if done.res >= 0:
-                    self._take_frame(<uint16_t>(done.flags >> 16), done.res, now)
-                elif done.res not in (-ENOBUFS, -EINTR, -EAGAIN):
-                    self.tun_error = -done.res
+                self.tun_armed = False
+                self.tun_ready = True
             elif done.user_data == SOCKET:
                 self.sock_armed = self.sock_armed and done.flags & CQE_MORE != 0
                 if done.flags & CQE_BUFFER:
@@ -268,47 +252,17 @@ cdef class RingPort(Port):
             elif done.user_data == ROOM:
                 self.room_armed = False
                 self.send_trains()
-                self._take_held(now)
             place += 1
             store(self.ring.cq_head, place)
-            if self.pipeline.arena.used > MAX_BATCH_BYTES or self.taken_bytes > MAX_BATCH_BYTES:
+            if self.taken_bytes > MAX_BATCH_BYTES:
                 self._queue(now)
                 self._flush()
+        if self.tun_ready and not self.blocked:
+            self.tun_ready = not self.read_frames(now)
         self._queue(now)
-        while self.held_count and not self.blocked:
-            # there was no room for all of them, and nothing else would remind us
-            self._flush()
-            self._take_held(now)
-            self._queue(now)
         if self.pipeline._frames:
             self._write(self.pipeline.frames_to_write())
-        if self.tun_error:
-            raise OSError(self.tun_error, f"reading the TUN device: {os.strerror(self.tun_error)}; was it deleted?")
         return asked
-
-    cdef int _take_frame(self, uint16_t number, uint32_t size, double now) except -1:
-        self.frames.took(size)
-        if self.blocked or self.held_count or not self.pipeline.arena.has_room():
-            self.held[self.held_count].buffer = number
-            self.held[self.held_count].size = size
-            self.held_count += 1
-            return 0
-        self.pipeline.take_frame(self.frames.at(number), size, now)
-        self.frames.give(number)
-        return 0
-
-    cdef int _take_held(self, double now) except -1:
-        """Go on with the frames that waited, in their order."""
-        cdef uint32_t number
-        cdef uint32_t taken = 0
-        while taken < self.held_count and not self.blocked and self.pipeline.arena.has_room():
-            self.pipeline.take_frame(self.frames.at(self.held[taken].buffer), self.held[taken].size, now)
-            self.frames.give(self.held[taken].buffer)
-            taken += 1
-        for number in range(taken, self.held_count):
-            self.held[number - taken] = self.held[number]
-        self.held_count -= taken
-        return 0
 
     cdef int _take_train(self, uint16_t number, uint32_t size, double now) except -1:
         cdef uint8_t* at = self.received.at(number)

@@ -10,7 +10,6 @@ from liburing.lib.uring cimport __io_uring_buf_ring, __io_uring_cqe, __io_uring_
 cdef extern from "../include/liburing.h" nogil:
     # the same struct as python-liburing's, with fields that it leaves out
     struct whole_sqe "io_uring_sqe":
-        uint8_t opcode
         uint16_t buf_group
 
 
@@ -37,7 +36,6 @@ cdef extern from *:
 cdef enum:
     # <linux/io_uring.h>
     REGISTER_EVENTFD = 4
-    OP_READ_MULTISHOT = 49
     SQE_BUFFER_SELECT = 0x20
     SQE_CQE_SKIP_SUCCESS = 0x40
     CQE_BUFFER = 1

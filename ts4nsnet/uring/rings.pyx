@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a process shares with the kernel to use io_uring: two queues, and rings of buffers.
+"""What a process shares with the kernel to use io_uring: two queues, and a ring of buffers.
 
     Ring      submissions ─► kernel ─► completions      enter: submit all, and wait for so many
-    Buffers   memory that the kernel takes a piece of   for each frame or train (provided buffers); `give` puts it back
-              when something comes for a repeated request
+    Buffers   memory of which the kernel takes a piece for each train that comes (provided buffers): `lend` lets it have
+              some, `took` says that it has used one, `give` takes that back
 
 What is submitted, and what a completion means, is `ring`'s. A ring is used by the thread that made it and no other, and
 what has completed appears when it enters (SINGLE_ISSUER, DEFER_TASKRUN): so the kernel interrupts nobody.
@@ -56,8 +56,8 @@ cdef enum:
     REGISTER_PBUF_RING = 22
 
     COMPLETIONS = 1024
-    AHEAD_BYTES = 256 << 10  # ours
-    FEWEST = 4
+    AHEAD_BYTES = 128 << 10  # ours
+    FEWEST = 2
 
 cdef struct Wait:
     # io_uring_getevents_arg
@@ -78,11 +78,11 @@ cdef struct RingFd:
 
 
 cdef class Buffers:
-    """Buffers of which the kernel takes one for each frame or train, in a ring of those that it may take.
+    """Buffers of which the kernel takes one for each train, in a ring of those that it may take.
 
-    It gets as many as hold AHEAD_BYTES, by the largest thing that came last: of small packets so many that a batch is
-    worth its cost; of large frames few, which are still in the cache when they are dealt with, while the other
-    direction does not wait for long. Those used last go first.
+    It gets as many as hold AHEAD_BYTES, by the longest train that came last: of short ones so many that a batch is worth
+    its cost; of long ones few, which are still in the cache when they are dealt with, while the other direction does
+    not wait for long. Those used last go first.
     """
 
     def __cinit__(self, int fd, uint16_t group, size_t size):

@@ -94,7 +94,7 @@ def give(tailnet: World, *attributes: str) -> None:
 
 def test_attributes_come_and_go_and_a_connection_goes_on(flow: Flow, tailnet: World) -> None:
     alice = flow.alice
-    until(lambda: offloads(alice)["tun-udp-gro"] == "off: TS4NSNET_OFFLOADS_OFF")
+    until(lambda: offloads(alice).get("tun-udp-gro") == "off: TS4NSNET_OFFLOADS_OFF")
     assert [offloads(alice)[each] for each in ("udp-gso", "udp-gro", "tun-tcp-gro")] == [USED] * 3
     trains, datagrams = flow.sent()
     assert trains < datagrams / 2
@@ -107,7 +107,6 @@ def test_attributes_come_and_go_and_a_connection_goes_on(flow: Flow, tailnet: Wo
         worker = alice.worker
         os.kill(worker, SIGKILL)
         until(lambda: alice.worker not in (0, worker))
-        until(lambda: offloads(alice)["udp-gso"].startswith("off"))
         trains, datagrams = flow.sent()
         assert trains == datagrams > 0
 

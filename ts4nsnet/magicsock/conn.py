@@ -32,6 +32,7 @@ from ts4nsnet.endpoint import Endpoint, ip_endpoint
 from ts4nsnet.keys import PrivateKey, PublicKey
 from ts4nsnet.magicsock import disco
 from ts4nsnet.magicsock.disco import (
+    MARK,
     MARKED_PING_BYTES,
     TRANSACTION_BYTES,
     Boxes,
@@ -61,6 +62,7 @@ class _Sent:
     endpoint: Endpoint
     sent_at: float
     mtu: int  # of a probe: bytes of inner packet that it stands for; 0: it is none
+    is_marked: bool
 
 
 class Conn:
@@ -71,6 +73,9 @@ class Conn:
         random: yields unpredictable bytes (`os.urandom`).
         is_direct: whether datagrams to an endpoint of UDP leave this host by no overlay.
         mtu: how long an inner packet may be so that its message leaves for an endpoint of UDP in one piece.
+
+    Attributes:
+        takes_long: whether we take messages that are longer than a tailnet's; may be changed at any time.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Conn:
         self._random = random
         self._is_direct = is_direct
         self._mtu = mtu
+        self.takes_long = True
         self._node_key: PublicKey | None = None
         self._own: tuple[Endpoint, ...] = ()
         self._peers: dict[PublicKey, Peer] = {}
@@ -297,8 +303,9 @@ class Conn:
         self._counts["ping received"] += 1
         self._counts["pong sent"] += 1
         for peer in peers:
-            peer.is_ours = peer.is_ours or ping.is_marked
-        self._send(Pong(ping.transaction, seen, ping.is_marked), peers[0], source)
+            peer.show_mark(ping.is_marked)
+            self._settle(peer, now)
+        self._send(Pong(ping.transaction, seen, ping.is_marked and self.takes_long), peers[0], source)
         if sender is None:
             for peer in peers:
                 if peer.wants_ping_back(source, now):
@@ -312,7 +319,8 @@ class Conn:
         del self._pings[pong.transaction]
         self._counts["pong received"] += 1
         peer, latency = sent.peer, now - sent.sent_at
-        peer.is_ours = peer.is_ours or pong.is_marked
+        if sent.is_marked:
+            peer.show_mark(pong.is_marked)
         if sent.mtu:
             peer.prove(sent.endpoint, sent.mtu)
         elif not relayed:
@@ -402,10 +410,11 @@ class Conn:
             if not self._is_direct(endpoint):
                 return False
         transaction = self._random(TRANSACTION_BYTES)
-        padding = max(0, mtu + OVERHEAD_BYTES - MARKED_PING_BYTES)
-        if not self._send(Ping(transaction, self._node_key, padding, is_marked=True), peer, endpoint):
+        unpadded = MARKED_PING_BYTES if self.takes_long else MARKED_PING_BYTES - len(MARK)
+        padding = max(0, mtu + OVERHEAD_BYTES - unpadded)
+        if not self._send(Ping(transaction, self._node_key, padding, is_marked=self.takes_long), peer, endpoint):
             return False
-        self._pings[transaction] = _Sent(peer, endpoint, now, mtu)
+        self._pings[transaction] = _Sent(peer, endpoint, now, mtu, self.takes_long)
         self._counts["ping sent"] += 1
         return True
 

@@ -17,7 +17,8 @@ the coordination server. Nothing in a datagram says whom it is for: the wrong on
 
 The mark is ours alone: by it two nodes of this project know each other, inside the box, where nobody can put it for
 them. To others it is padding: all read a ping of any length. Some insist on the exact layout of a pong, so a pong has
-the mark only if its ping had.
+the mark only if its ping had. Who takes no messages longer than a tailnet's leaves it out: its TUN would not take them
+in a form that the container can pass on.
 
 We send exact layouts otherwise, and read what the reference reads: a ping without a node key (very old nodes) or with
 padding, anything after a pong. A list whose length does not fit is as if it were empty. Messages about relays that are

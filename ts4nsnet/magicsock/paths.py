@@ -183,6 +183,8 @@ class Peer:
             self.candidates.clear()
             self.forget()
             self.is_ours = False
+        if config.is_gateway:
+            self.proven = 0
         self.config = config
         listed = candidates(config.endpoints)
         for candidate in self.candidates.values():
@@ -233,6 +235,12 @@ class Peer:
         if self.best and self.best.endpoint == endpoint:
             self.best = new
             self.trusted_until = self.trust_due_at = now + TRUST_TIME
+
+    def show_mark(self, is_marked: bool) -> None:
+        """Something came from it, with the mark or without: who does not take longer messages any more says so."""
+        self.is_ours = is_marked
+        if not is_marked:
+            self.proven = 0
 
     def prove(self, endpoint: Endpoint, mtu: int) -> None:
         """A probe to there was answered; one of 0 bytes proves that there is no room for any."""

@@ -61,14 +61,11 @@ RESTART_TIME, RESTART_LOOK_TIME = 1.2, 0.05
 # ours: seconds that a start waits for the server to know our home relay, without which no peer can call us first
 TELL_TIME = 1.0
 EXPIRY_LOOK_TIME = 10.0  # seconds between two looks for expired keys; as the reference
-# ours: seconds from a change of a path's MTU to that of the link's routes, within which there may be others
-MTU_SETTLE_TIME = 1.0
-LINK_RETRY_TIME = 5.0  # ours: seconds until the link is tried again
-# the attribute of a node that may not keep its netmap on disk; tailscale, tailcfg
-NO_NETMAP_CACHE = "disable-cache-network-maps"
+# ours: seconds from a path's new MTU to that of the link's routes, as there may be others; until a link is tried again
+MTU_SETTLE_TIME, LINK_RETRY_TIME = 1.0, 5.0
+NO_NETMAP_CACHE = "disable-cache-network-maps"  # attribute of a node that may not keep it on disk; tailscale, tailcfg
 # with one of these a server will not change its mind
 _HOPELESS = frozenset((told.Reason.SPENT, told.Reason.EXPIRED, told.Reason.INVALID))
-
 
 EngineMaker = Callable[[Device, Tailnet], Engine]
 
@@ -368,6 +365,7 @@ class Life:
         peers = bool(delta.added or delta.changed or delta.removed)
         if first or delta.self_node:
             self._engine.set_offloads(self._switches.look(netmap.self_node.capabilities))
+            self._transport.take_long(self._switches.merges_tcp)
         if first or peers or delta.packet_filter or delta.self_node:
             self._engine.set_filter(Admission.of(netmap))
         if first or peers or delta.dns or delta.self_node:
@@ -449,6 +447,7 @@ class Life:
     def take_offload_refused(self, refused: OffloadRefused) -> None:
         """See `engine.Tailnet`."""
         self._switches.refused(refused)
+        self._transport.take_long(self._switches.merges_tcp)
 
     def _pinged(self, event: Pinged) -> None:
         self._pings.answered(event, self._netmap)
@@ -479,6 +478,7 @@ class Life:
                 self._link_changed.set()
                 continue
             self._linked, self._configured = wanted, widened
+            self._mtu_changed.set()  # it may have been there and back meanwhile
             for each in set(done.skipped) - skipped:
                 self._say(f"left out, as the container has no IPv6 or a route of its own there: {each}")
             skipped = set(done.skipped)

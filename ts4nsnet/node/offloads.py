@@ -43,6 +43,11 @@ class Switches:
         self.wanted = OffloadsSet(self._off | off, NEVER_GSO_EQUAL_TAIL not in attributes)
         return self.wanted
 
+    @property
+    def merges_tcp(self) -> bool:
+        """Whether the TUN gets TCP in superpackets, which a container can pass on whatever their length."""
+        return Offload.TUN_TCP_GRO not in self.wanted.off | self._refused
+
     def lines(self, states: Mapping[Offload, int]) -> dict[str, str]:
         """The state of each offload in words.
 

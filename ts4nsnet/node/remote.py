@@ -123,6 +123,7 @@ class RemoteEngine:
         self._local = LocalTraffic()
         self._offloads = OffloadsSet()
         self._routes: dict[int, frozenset[Prefix]] = {}
+        self._owners: dict[Prefix, int] = {}  # the same, by prefix
         self._mtus: dict[int, int] = {}
         self._endpoints: dict[int, bytes] = {}
         self._keypairs: dict[int, Keypair] = {}
@@ -154,10 +155,8 @@ class RemoteEngine:
     def set_routes(self, routes: Mapping[int, Collection[Prefix]]) -> None:
         """See `Engine`."""
         for number, prefixes in routes.items():
-            self._routes.pop(number, None)  # the last one to get a prefix has it, so the order counts
-            if prefixes:
-                self._routes[number] = frozenset(prefixes)
-            else:
+            self._own(number, frozenset(prefixes))
+            if not prefixes:
                 self._forget(number)
             self._put(RoutesSet(number, frozenset(prefixes), self._mtus.get(number, TAILNET_MTU)))
 
@@ -331,6 +330,17 @@ class RemoteEngine:
             self._direct.set()
         else:
             self._looked_at.pop(peer, None)
+
+    def _own(self, peer: int, prefixes: frozenset[Prefix]) -> None:
+        """Give a peer its prefixes; the last one to get one has it."""
+        for prefix in self._routes.pop(peer, ()):
+            del self._owners[prefix]
+        for prefix in prefixes:
+            if (other := self._owners.get(prefix)) is not None:
+                self._routes[other] -= {prefix}
+            self._owners[prefix] = peer
+        if prefixes:
+            self._routes[peer] = prefixes
 
     def _forget(self, peer: int) -> None:
         self._mtus.pop(peer, None)

@@ -150,6 +150,10 @@ class Transport:
         """Where peers may try to reach us by UDP."""
         return self._conn.own_endpoints
 
+    def take_long(self, takes_long: bool) -> None:
+        """Whether peers may send us messages that are longer than a tailnet's."""
+        self._conn.takes_long = takes_long
+
     @property
     def is_direct(self) -> bool:
         """Whether there is a direct path to some peer."""

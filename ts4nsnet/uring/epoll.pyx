@@ -31,6 +31,8 @@ from ts4nsnet.uring.system cimport (
     EPOLLIN,
     EPOLLOUT,
     MSG_DONTWAIT,
+    SOL_UDP,
+    UDP_GRO,
     cmsghdr,
     epoll_create1,
     epoll_ctl,
@@ -41,10 +43,6 @@ from ts4nsnet.uring.system cimport (
     recvmsg,
     sockaddr_in6,
 )
-
-cdef enum:
-    SOL_UDP = 17
-    UDP_GRO = 104
 
 
 cdef class EpollPort(Port):

@@ -86,7 +86,7 @@ class Offloads:
         self._refusals: Counter[Offload] = Counter()
         if not vnet_hdr:
             for offload in (Offload.TUN_TCP_GRO, Offload.TUN_UDP_GRO):
-                self.lack(offload, errno.EOPNOTSUPP)
+                self.lose(offload, errno.EOPNOTSUPP)
 
     def uses(self, offload: Offload) -> bool:
         """Whether it is to be used, in whatever way."""

@@ -90,10 +90,10 @@ cdef class Pipeline:
         self.mtu = mtu
         self.vnet_hdr = vnet_hdr
         self.coalescer = Coalescer(vnet_hdr=vnet_hdr, mtu=mtu)
+        self._events = deque()
         self.offloads = Offloads(self.emit, vnet_hdr=vnet_hdr)
         self._trains = []
         self._frames = []
-        self._events = deque()
         self.arena = Arena()
         self.mtus = <uint32_t*>malloc(sessions.peers * sizeof(uint32_t))
         if not self.mtus:

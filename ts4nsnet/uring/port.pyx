@@ -37,6 +37,9 @@ from ts4nsnet.uring.system cimport (
     AF_INET6,
     CLOCK_BOOTTIME,
     MSG_DONTWAIT,
+    SOL_UDP,
+    UDP_GRO,
+    UDP_SEGMENT,
     clock_gettime,
     read,
     sendmsg,
@@ -45,7 +48,7 @@ from ts4nsnet.uring.system cimport (
     timespec,
     writev,
 )
-from ts4nsnet.uring.wire cimport be16, be32, put_be16, put_be32
+from ts4nsnet.uring.wire cimport be16, be32, put_be32
 
 from ts4nsnet.uring.offload import segment
 from ts4nsnet.uring.offloads import Offload
@@ -53,9 +56,6 @@ from ts4nsnet.uring.trains import Train
 
 
 cdef enum:
-    SOL_UDP = 17
-    UDP_SEGMENT = 103
-    UDP_GRO = 104
     GSO_UDP_L4 = 5
 
 
@@ -297,7 +297,7 @@ cdef class Port:
 
     cdef int settle(self) except -1:
         """Send and write what the judge has caused."""
-        if self.pipeline.arena.train_count and not self.blocked:
+        if not self.blocked:
             self.send_trains()
         if self.pipeline._frames:
             self._write(self.pipeline.frames_to_write())

@@ -58,6 +58,7 @@ class Reference:
     def __init__(
         self, sessions: SessionTable, routes: AllowedIPs, packet_filter: Filter, *, mtu: int, vnet_hdr: bool
     ) -> None:
+        self._events: deque[Event] = deque()
         self.offloads = Offloads(self.emit, vnet_hdr=vnet_hdr)
         self.counters = Counters(offloads=self.offloads.states)
         self.judge = Judge(self, routes, packet_filter)
@@ -68,7 +69,6 @@ class Reference:
         self._vnet_hdr = vnet_hdr
         self._trains: list[Train] = []
         self._frames: list[bytes] = []
-        self._events: deque[Event] = deque()
 
     # --- what passes ------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ from liburing.lib.uring cimport (
 )
 
 from ts4nsnet.uring.arena cimport OutTrain
-from ts4nsnet.uring.port cimport FRAME_BYTES, MAX_BATCH_BYTES, Port, Sending
+from ts4nsnet.uring.port cimport MAX_BATCH_BYTES, Port, Sending
 from ts4nsnet.uring.rings cimport (
     CQE_BUFFER,
     CQE_MORE,
@@ -65,7 +65,18 @@ from ts4nsnet.uring.rings cimport (
     syscall,
     whole_sqe,
 )
-from ts4nsnet.uring.system cimport MSG_DONTWAIT, POLLIN, POLLOUT, cmsghdr, iovec, msghdr, read, sockaddr_in6
+from ts4nsnet.uring.system cimport (
+    MSG_DONTWAIT,
+    POLLIN,
+    POLLOUT,
+    SOL_UDP,
+    UDP_GRO,
+    cmsghdr,
+    iovec,
+    msghdr,
+    read,
+    sockaddr_in6,
+)
 
 cdef enum:
     PIECES = 8192
@@ -73,8 +84,6 @@ cdef enum:
     CONTROL_BYTES = 64
     PAYLOAD_AT = 16 + NAME_BYTES + CONTROL_BYTES
     UDP_BUFFER_BYTES = (PAYLOAD_AT + 65535 + 63) & ~63
-    SOL_UDP = 17
-    UDP_GRO = 104
 
     # what a completion is about: the low byte of its user_data; above it a number
     NOTHING = 0
@@ -235,7 +244,7 @@ cdef class RingPort(Port):
         cdef uint32_t tail
         cdef __io_uring_cqe* done
         cdef bint asked = False
-        self._finish()
+        self._flush()
         tail = load(self.ring.cq_tail)
         while place != tail:
             done = &self.ring.completions[place & self.ring.cq_mask]

@@ -95,6 +95,13 @@ cdef extern from "<time.h>" nogil:
         CLOCK_BOOTTIME
 
 
+cdef enum:
+    # <linux/udp.h>; some are newer than the C library's headers
+    SOL_UDP = 17
+    UDP_SEGMENT = 103
+    UDP_GRO = 104
+
+
 cdef extern from "<sys/mman.h>" nogil:
     enum:
         PROT_READ

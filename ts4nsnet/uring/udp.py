@@ -24,7 +24,7 @@ from ts4nsnet.uring.trains import Train
 UDP_SEGMENT = 103  # SOL_UDP option, include/uapi/linux/udp.h
 RECEIVE_BYTES = 65535  # no train is longer
 # ours: of one batch, so that the other direction gets its turn; 2 MiB gave no more throughput, but round trips under
-# load took twice the time (perf/engine)
+# load took twice the time
 MAX_BATCH_TRAINS = 32
 MAX_BATCH_BYTES = 64 << 10
 

@@ -79,20 +79,43 @@ def say(net: Net, host: Host, to: Host, message: Message) -> None:
     net.settle()
 
 
-@pytest.mark.parametrize("marked", ["ping", "pong", None])
-def test_only_who_has_shown_the_mark_gets_probes(marked: str | None) -> None:
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_only_who_has_shown_the_mark_gets_probes(is_marked: bool) -> None:
     net = Net()
     alice, bob = net.host("alice"), net.host("bob")
     alice.mtu = ETHERNET
     net.introduce(bob)
     alice.send(bob)
-    if marked == "ping":
-        say(net, bob, alice, Ping(b"from bob.. 1", bob.key, is_marked=True))
     asked = Boxes(bob.disco_key, bytes).open(alice.sent[0][2])
     assert isinstance(asked, Ping)
     assert asked.is_marked  # whoever it is
-    say(net, bob, alice, Pong(asked.transaction, alice.endpoints[0], is_marked=marked == "pong"))
-    assert (longest(alice) > TAILNET_MTU) == (marked is not None)
+    say(net, bob, alice, Pong(asked.transaction, alice.endpoints[0], is_marked))
+    assert (longest(alice) > TAILNET_MTU) == is_marked
+
+
+def test_who_takes_no_longer_messages_any_more_gets_none() -> None:
+    net, alice, bob = two()
+    bob.conn.takes_long = False
+    net.run(HEARTBEAT_TIME + 1, traffic=(alice, bob))
+    assert (mtu(alice, bob), mtu(bob, alice)) == (TAILNET_MTU, ETHERNET)  # what bob sends is another matter
+    alice.sent.clear()
+    net.run(20, traffic=(alice, bob))
+    assert longest(alice) < 200
+    bob.conn.takes_long = True
+    net.run(2 * HEARTBEAT_TIME + 1, traffic=(alice, bob))
+    assert mtu(alice, bob) == ETHERNET
+
+
+def test_who_takes_none_still_proves_the_path_to_the_other_in_full() -> None:
+    net = Net()
+    alice, bob = net.host("alice"), net.host("bob")
+    alice.mtu = bob.mtu = ETHERNET
+    alice.conn.takes_long = False
+    net.introduce()
+    net.run(5, traffic=(alice, bob))
+    net.run(5, traffic=(bob, alice))
+    assert (mtu(alice, bob), longest(alice)) == (ETHERNET, ETHERNET + 32)
+    assert mtu(bob, alice) == TAILNET_MTU
 
 
 @pytest.mark.parametrize("is_marked", [False, True])
@@ -114,6 +137,15 @@ def test_one_that_starts_anew_has_to_show_it_again() -> None:
     assert mtu(alice, bob) == TAILNET_MTU
     net.cut = set()
     net.run(10, traffic=(alice, bob))
+    assert mtu(alice, bob) == ETHERNET
+
+
+def test_what_was_proven_before_there_were_networks_behind_a_peer_is_proven_anew() -> None:
+    net, alice, bob = two()
+    for bob.is_gateway in (True, False):
+        net.introduce(bob)
+        assert mtu(alice, bob) == TAILNET_MTU
+    net.run(HEARTBEAT_TIME + 1, traffic=(alice, bob))
     assert mtu(alice, bob) == ETHERNET
 
 

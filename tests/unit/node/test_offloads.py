@@ -57,6 +57,24 @@ def test_each_state_says_who_is_against_it() -> None:
     assert lines["udp-gro"] == "not known yet"
 
 
+@pytest.mark.parametrize(
+    ("off", "attribute", "refused", "merges"),
+    [
+        (GSO, "disable-tun-udp-gro", GRO, True),
+        (Offload.TUN_TCP_GRO, "", GRO, False),
+        (GSO, "disable-tun-tcp-gro", GRO, False),
+        (GSO, "", Offload.TUN_TCP_GRO, False),
+    ],
+)
+def test_tcp_is_merged_unless_somebody_is_against_it(
+    off: Offload, attribute: str, refused: Offload, merges: bool
+) -> None:
+    switches = Switches({off}, print)
+    switches.look((attribute,))
+    switches.refused(OffloadRefused(refused, errno.EINVAL))
+    assert switches.merges_tcp == merges
+
+
 def test_a_refusal_is_said_once() -> None:
     said: list[str] = []
     switches = Switches((), said.append)

@@ -227,6 +227,25 @@ async def test_how_long_packets_may_be_is_told_when_it_changes_and_to_each_worke
         assert await world.workers[1].heard() == [RoutesSet(number, frozenset()), RoutesSet(number, ROUTES)]
 
 
+async def test_a_prefix_stays_whose_it_was_last_when_a_path_changes(world: World) -> None:
+    async with world.running():
+        first = world.add_peer()
+        second = first + 1
+        other = frozenset({ip_network("100.64.0.9/32")})
+        world.engine.set_routes({first: ROUTES | other, second: ROUTES})
+        world.engine.device_changed()
+        worker = world.workers[0]
+        await worker.heard()
+        world.engine.set_mtu(first, 1420)
+        world.engine.device_changed()
+        assert await worker.heard() == [RoutesSet(first, other, 1420)]
+        world.engine.set_routes({second: (), first: ROUTES})
+        world.engine.set_mtu(first, 1280)
+        world.engine.device_changed()
+        told = [RoutesSet(second, frozenset()), RoutesSet(first, ROUTES, 1420), RoutesSet(first, ROUTES)]
+        assert await worker.heard() == told
+
+
 async def test_what_a_worker_says_goes_to_whom_it_concerns(world: World) -> None:
     async with world.running():
         number = world.add_peer(RELAY)

@@ -42,9 +42,11 @@ def test_without_equal_tails_trains_are_used_all_the_same() -> None:
 
 
 def test_a_tun_without_superpackets() -> None:
-    offloads = Offloads(print, vnet_hdr=False)
+    told: list[OffloadRefused] = []
+    offloads = Offloads(told.append, vnet_hdr=False)
     lacking = REFUSED + errno.EOPNOTSUPP
     assert [offloads.states[each] for each in Offload] == [IN_USE, IN_USE, lacking, lacking]
+    assert [each.offload for each in told] == [Offload.TUN_TCP_GRO, Offload.TUN_UDP_GRO]
 
 
 def test_what_the_kernel_refuses_is_told_once_and_not_used_again() -> None:

@@ -15,9 +15,10 @@ from ts4nsnet.endpoint import to_endpoint
 from ts4nsnet.uring.backends import EngineUnavailable
 from ts4nsnet.uring.counters import Drop
 from ts4nsnet.uring.events import Slow, Unsealed
-from ts4nsnet.uring.offloads import REFUSED, UNEVEN_ONLY, Offload, OffloadsSet
+from ts4nsnet.uring.offloads import REFUSED, UNEVEN_ONLY, Offload, OffloadRefused, OffloadsSet
 from ts4nsnet.uring.segment import segment
 from ts4nsnet.uring.trains import Train
+from ts4nsnet.wireguard import Seal
 from ts4nsnet.wireguard.sessions import Roamed
 
 RELAYED = b"key".ljust(20, b"\0") + b"\0\0\0\7" + bytes(8)  # an endpoint without a port
@@ -160,8 +161,24 @@ def test_without_udp_gro_trains_come_by_the_datagram(ends: Ends) -> None:
     assert ends.bob.port.counters.received_trains == 1 + 10
 
 
+def test_what_waits_for_a_handshake_takes_no_room_in_the_arena(ends: Ends) -> None:
+    alice = ends.alice.port
+    for _ in range(60):
+        alice.apply(Seal(0, (bytes(1200),) * 64), ends.now)  # 4.7 MB for a peer without a session, nothing from the TUN
+        assert isinstance(alice.next_event(), Unsealed)
+    before = alice.counters.sent_datagrams
+    alice.apply(Seal(1, (udp(ALICE, BOB),)), ends.now)
+    ends.carry()
+    assert ends.bob.written() == [udp(ALICE, BOB)]
+    assert alice.counters.sent_datagrams == before + 1
+    assert not alice.counters.dropped
+
+
 def test_a_tun_without_superpackets(engine: str, opened: ExitStack) -> None:
     ends = Ends(engine, opened, vnet_hdr=False)
+    for end in (ends.alice, ends.bob):
+        while (event := end.port.next_event()) is not None:
+            assert isinstance(event, OffloadRefused)
     packets = [udp(ALICE, BOB, bytes([number]) * 100) for number in range(5)]
     for packet in packets:
         ends.alice.container.send(packet)

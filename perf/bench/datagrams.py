@@ -72,9 +72,12 @@ class Train:
 
     def receive(self, fd: int) -> list[int]:
         """Wait for datagrams; the numbers of those that there are, none after the socket's SO_RCVTIMEO."""
-        count: int = _libc.recvmmsg(fd, self._messages, BATCH, MSG_WAITFORONE, None)
-        if count < 0:
-            if ctypes.get_errno() in (EAGAIN, ECONNREFUSED):  # the second: acknowledgements to who has ended
+        count = -1
+        while count < 0:
+            count = _libc.recvmmsg(fd, self._messages, BATCH, MSG_WAITFORONE, None)
+            if count >= 0 or ctypes.get_errno() == ECONNREFUSED:  # of acknowledgements to who has ended
+                continue
+            if ctypes.get_errno() == EAGAIN:
                 return []
             raise OSError(ctypes.get_errno(), f"recvmmsg: {os.strerror(ctypes.get_errno())}")
         return self.numbers[:count].tolist()

@@ -18,6 +18,7 @@ import json
 import struct
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from socket import AF_INET, MSG_PEEK, SO_RCVBUF, SO_RCVTIMEO, SOCK_DGRAM, SOL_SOCKET, SOL_UDP, socket
 from time import monotonic
 
@@ -77,7 +78,8 @@ def sink(address: str, port: int, size: int) -> tuple[Arrivals, float]:
             unsaid += len(numbers)
             end = monotonic()
             if unsaid >= ACKNOWLEDGED:
-                sock.send(_acknowledgement.pack(arrivals.expected, arrivals.received))
+                with suppress(ConnectionRefusedError):  # the source has ended
+                    sock.send(_acknowledgement.pack(arrivals.expected, arrivals.received))
                 unsaid = 0
     return arrivals, end - begin
 

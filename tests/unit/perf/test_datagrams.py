@@ -44,6 +44,21 @@ def test_nothing_comes(pair: tuple[socket.socket, socket.socket]) -> None:
     assert Train(64).receive(pair[1].fileno()) == []
 
 
+def test_that_the_source_has_ended_loses_nothing() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sink:
+        sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, NO_TIME)
+        sink.bind(("127.0.0.1", 0))
+        with socket.socket(type=socket.SOCK_DGRAM) as source:
+            source.connect(sink.getsockname())
+            sink.connect(source.getsockname())
+            train = Train(64)
+            train.number(7)
+            train.send(source.fileno())
+        sink.send(b"an acknowledgement")  # nobody is there
+        assert Train(64).receive(sink.fileno()) == list(range(7, 7 + BATCH))
+        assert Train(64).receive(sink.fileno()) == []
+
+
 def test_a_closed_socket_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
     pair[0].close()
     with pytest.raises(OSError, match="sendmmsg"):

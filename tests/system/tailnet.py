@@ -24,9 +24,9 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from signal import SIGINT, SIGKILL
@@ -57,6 +57,14 @@ def ping(box: Namespace, address: str, within: float) -> None:
             return
         assert now() < until, done.stdout
         time.sleep(0.05)
+
+
+def until(done: Callable[[], bool], within: float) -> None:
+    """Wait until that is so, for so many seconds."""
+    give_up_at = now() + within
+    while not done():
+        assert now() < give_up_at
+        time.sleep(0.02)
 
 
 class Asked:
@@ -379,6 +387,21 @@ class World:
         """Close the sockets; processes end with the topology."""
         for asked in self._asked:
             asked.close()
+
+
+@contextmanager
+def serving(folder: Path, *, relays: tuple[int, ...] = ()) -> Iterator[World]:
+    """A world whose lab serves, for all tests of a module."""
+    topology = Topology()
+    try:
+        made = World(topology, folder)
+        try:
+            made.serve(relays=relays)
+            yield made
+        finally:
+            made.close()
+    finally:
+        topology.close()
 
 
 @pytest.fixture

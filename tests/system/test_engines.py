@@ -8,7 +8,6 @@ import hashlib
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +19,7 @@ import pytest
 
 from tests.system.probes import SOON, ask, refusal
 from tests.system.product import Member, connection, opened, send
-from tests.system.tailnet import SUFFIX, World
-from tests.topology import Topology
+from tests.system.tailnet import SUFFIX, World, serving, until
 
 TIME_LIMIT = 20.0  # seconds
 PAYLOAD = os.urandom(3_000_000)
@@ -45,16 +43,8 @@ class Pair:
 @pytest.fixture(scope="module")
 def tailnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One tailnet for all tests here."""
-    topology = Topology()
-    made = None
-    try:
-        made = World(topology, tmp_path_factory.mktemp("engines"))
-        made.serve()
+    with serving(tmp_path_factory.mktemp("engines")) as made:
         yield made
-    finally:
-        if made:
-            made.close()
-        topology.close()
 
 
 @pytest.fixture(scope="module", params=["uring", "epoll", "python"])
@@ -97,14 +87,7 @@ def until_way_is(one: Member, other: Member, way: str) -> None:
         peer = one.peer(other.name)  # nothing, while a node process is new
         return bool(peer) and bool(peer["CurAddr"]) is (way == "direct")
 
-    until(is_so)
-
-
-def until(done: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + TIME_LIMIT
-    while not done():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
+    until(is_so, TIME_LIMIT)
 
 
 # --- what containers do -----------------------------------------------------------------------------------------------
@@ -201,7 +184,7 @@ def survives(pair: Pair, end: str, process: Callable[[Member], int]) -> None:
         assert killed
         os.kill(killed, SIGKILL)
         stream.flow(MORE)
-        until(lambda: process(member) not in (0, killed))
+        until(lambda: process(member) not in (0, killed), TIME_LIMIT)
         stream.flow(MORE)
         stream.end()
     settle(pair)

@@ -13,16 +13,14 @@ The last test leaves the network as it has made it.
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from socket import SOCK_STREAM
 
 import pytest
 
 from tests.captured import Captured
 from tests.system.product import Member, connection, send
-from tests.system.tailnet import World
-from tests.topology import Topology
+from tests.system.tailnet import World, serving, until
 from ts4nsnet.tailnet import TAILNET_MTU
 
 TIME_LIMIT = 60.0  # seconds; a path that has become narrower is noticed after 11
@@ -40,16 +38,8 @@ PAYLOAD = os.urandom(8_000_000)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A tailnet."""
-    topology = Topology()
-    made = None
-    try:
-        made = World(topology, tmp_path_factory.mktemp("mtu"))
-        made.serve()
+    with serving(tmp_path_factory.mktemp("mtu")) as made:
         yield made
-    finally:
-        if made:
-            made.close()
-        topology.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +59,6 @@ def members(world: World) -> Iterator[dict[str, Member]]:
         assert member.started.leave() == 0
 
 
-def until(done: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + TIME_LIMIT
-    while not done():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.05)
-
-
 def mtu(member: Member, address: str) -> int:
     """Of the container's route to an address."""
     (route,) = json.loads(member.box.run("ip", "-json", "route", "get", address).stdout)
@@ -91,7 +74,7 @@ def until_mtu_is(one: Member, other: Member, wanted: int) -> None:
         one.ping(other.address)
         return {mtu(one, address) for address in addresses} == {wanted}
 
-    until(is_so)
+    until(is_so, TIME_LIMIT)
 
 
 def whole_steps(mtu: int) -> int:

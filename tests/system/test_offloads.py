@@ -3,8 +3,7 @@
 
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from signal import SIGKILL
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import pytest
 
 from tests.system.product import Member, connection, send
-from tests.system.tailnet import World
-from tests.topology import Topology
+from tests.system.tailnet import World, serving, until
 from tests.unit.uring.ports import skip_unless_it_works
 
 TIME_LIMIT = 20.0  # seconds
@@ -24,16 +22,8 @@ USED = "in use"
 @pytest.fixture(scope="module")
 def tailnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One tailnet for all tests here."""
-    topology = Topology()
-    made = None
-    try:
-        made = World(topology, tmp_path_factory.mktemp("offloads"))
-        made.serve()
+    with serving(tmp_path_factory.mktemp("offloads")) as made:
         yield made
-    finally:
-        if made:
-            made.close()
-        topology.close()
 
 
 @dataclass(frozen=True)
@@ -65,18 +55,11 @@ def flow(request: pytest.FixtureRequest, tailnet: World) -> Iterator[Flow]:
     for member in (alice, bob):
         member.started.wait_until_ready()
     alice.ping(bob.address)
-    until(lambda: bool(alice.peer(bob.name).get("CurAddr")))
+    until(lambda: bool(alice.peer(bob.name).get("CurAddr")), TIME_LIMIT)
     with connection(alice, bob) as (client, server):
         yield Flow(alice, bob, client, server)
     for member in (alice, bob):
         assert member.started.leave() == 0
-
-
-def until(done: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + TIME_LIMIT
-    while not done():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
 
 
 def offloads(member: Member) -> dict[str, Any]:
@@ -94,26 +77,26 @@ def give(tailnet: World, *attributes: str) -> None:
 
 def test_attributes_come_and_go_and_a_connection_goes_on(flow: Flow, tailnet: World) -> None:
     alice = flow.alice
-    until(lambda: offloads(alice).get("tun-udp-gro") == "off: TS4NSNET_OFFLOADS_OFF")
+    until(lambda: offloads(alice).get("tun-udp-gro") == "off: TS4NSNET_OFFLOADS_OFF", TIME_LIMIT)
     assert [offloads(alice)[each] for each in ("udp-gso", "udp-gro", "tun-tcp-gro")] == [USED] * 3
     trains, datagrams = flow.sent()
     assert trains < datagrams / 2
 
     give(tailnet, "disable-udp-gso", "disable-udp-gro")
-    until(lambda: offloads(alice)["udp-gso"] == "off: attribute disable-udp-gso of the tailnet")
+    until(lambda: offloads(alice)["udp-gso"] == "off: attribute disable-udp-gso of the tailnet", TIME_LIMIT)
     trains, datagrams = flow.sent()
     assert trains == datagrams > 0
     if alice.worker:
         worker = alice.worker
         os.kill(worker, SIGKILL)
-        until(lambda: alice.worker not in (0, worker))
+        until(lambda: alice.worker not in (0, worker), TIME_LIMIT)
         trains, datagrams = flow.sent()
         assert trains == datagrams > 0
 
     give(tailnet, "never-gso-equal-tail")
-    until(lambda: offloads(alice)["udp-gso"].startswith("in use, but"))
+    until(lambda: offloads(alice)["udp-gso"].startswith("in use, but"), TIME_LIMIT)
     send(flow.client, flow.server, PAYLOAD)
     give(tailnet)
-    until(lambda: offloads(alice)["udp-gso"] == offloads(alice)["udp-gro"] == USED)
+    until(lambda: offloads(alice)["udp-gso"] == offloads(alice)["udp-gro"] == USED, TIME_LIMIT)
     trains, datagrams = flow.sent()
     assert trains < datagrams / 2

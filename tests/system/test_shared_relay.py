@@ -16,8 +16,7 @@ from socket import AF_INET, SOCK_DGRAM, SOL_UDP
 import pytest
 
 from tests.system.product import Member, connection, send
-from tests.system.tailnet import World
-from tests.topology import Topology
+from tests.system.tailnet import World, serving
 
 RELAY_PORT = 444
 PAYLOAD = os.urandom(2_000_000)
@@ -38,11 +37,7 @@ class Four:
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Four]:
-    topology = Topology()
-    made = None
-    try:
-        made = World(topology, tmp_path_factory.mktemp("shared"))
-        made.serve(relays=(RELAY_PORT,))
+    with serving(tmp_path_factory.mktemp("shared"), relays=(RELAY_PORT,)) as made:
         members = [Member(made, name, udp=name in ("alice", "bob")) for name in ("alice", "bob", "carol", "dave")]
         for member in members:
             member.start()
@@ -53,10 +48,6 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Four]:
         yield Four(made, *members)
         for member in members:
             assert member.started.leave() == 0
-    finally:
-        if made:
-            made.close()
-        topology.close()
 
 
 @contextmanager

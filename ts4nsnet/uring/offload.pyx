@@ -27,23 +27,8 @@ from ts4nsnet.packet import Malformed
 
 from ts4nsnet.uring.fit cimport fit
 from ts4nsnet.uring.wire cimport (
-    ACK,
-    CWR,
-    FIN,
-    PSH,
-    TCP,
-    UDP,
-    be16,
-    be32,
-    fold,
-    look,
-    native16,
-    pseudo_sum,
-    put_be16,
-    put_be32,
-    put_native16,
-    set_payload_len,
-    sum_bytes,
+    ACK, CWR, FIN, PSH, TCP, UDP, be16, be32, fold, look, native16, pseudo_sum, put_be16, put_be32, put_native16,
+    set_payload_len, sum_bytes,
 )
 
 cdef enum:

@@ -52,12 +52,13 @@ def kind(library: str, symbol: str) -> str:
 
 
 def shares(report: str) -> dict[str, float]:
-    """Of each kind of work, from `perf report -t ';' -F overhead,dso,sym`; they add up to 1."""
+    """Of each kind of work, from `perf report -t ';' -F overhead,pid,dso,sym`; they add up to 1."""
     found = dict.fromkeys((name for name, _, _ in KINDS), 0.0)
     for line in report.splitlines():
         percent, *where = line.split(";")
-        if len(where) == 2 and percent.strip().endswith("%"):
-            found[kind(where[0].strip(), where[1].strip())] += float(percent.strip().rstrip("%"))
+        if len(where) == 3 and percent.strip().endswith("%"):
+            _, library, symbol = where
+            found[kind(library.strip(), symbol.strip())] += float(percent.strip().rstrip("%"))
     total = sum(found.values())
     return {name: value / total for name, value in found.items()} if total else {}
 
@@ -88,7 +89,8 @@ class Recording:
     def shares(self, end: End) -> dict[str, float]:
         """Of each kind of work in what the processes of an end did."""
         pids = ",".join(map(str, end.pids()))
-        words = ("--stdio", "-F", "overhead,dso,sym", "-t", ";", "-i", str(self._file), "--pid", pids)
+        # without "pid" a symbol's samples of all processes are one line, which --pid gives to one of them
+        words = ("--stdio", "-F", "overhead,pid,dso,sym", "-t", ";", "-i", str(self._file), "--pid", pids)
         said = subprocess.run(("perf", "report", *words), capture_output=True, text=True, check=True)
         found = shares(said.stdout)
         if not found:

@@ -10,12 +10,12 @@ from perf.profile import cost, kind, shares, table, what_is_missing
 
 REPORT = """# Samples: 4K of event 'cpu-clock:pppH'
 #
-# Overhead;Shared Object;Symbol
-    30.00%  ;_rust.abi3.so                            ;[.] ChaCha20_avx512
-    10.00%  ;_rust.abi3.so                            ;[.] Poly1305_Update
-     6.00%  ;[kernel.kallsyms]                        ;[k] _copy_to_iter
-     2.00%  ;libc.so.6                                ;[.] __memmove_avx_unaligned_erms
-     2.00%  ;python3.11                               ;[.] _PyEval_EvalFrameDefault
+# Overhead;Pid:Command;Shared Object;Symbol
+    30.00%  ;     25:ts4nsnet-worker;_rust.abi3.so                            ;[.] ChaCha20_avx512
+    10.00%  ;     25:ts4nsnet-worker;_rust.abi3.so                            ;[.] Poly1305_Update
+     6.00%  ;     25:ts4nsnet-worker;[kernel.kallsyms]                        ;[k] _copy_to_iter
+     2.00%  ;     25:ts4nsnet-worker;libc.so.6                                ;[.] __memmove_avx_unaligned_erms
+     2.00%  ;     25:ts4nsnet-worker;python3.11                               ;[.] _PyEval_EvalFrameDefault
 
 """
 ENGINE = Path(__file__).resolve().parents[3] / "ts4nsnet" / "uring"

@@ -9,6 +9,8 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from cryptography.hazmat.backends.openssl import backend
+
 VERSIONS = {
     "iperf3": ("--version",),
     "wireguard-go": ("--version",),
@@ -27,7 +29,7 @@ def facts() -> dict[str, str]:
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),
         "ts4nsnet": f"{version('ts4nsnet')} {_first_line('git', 'describe', '--always', '--dirty')}",
-        "cryptography": version("cryptography"),
+        "cryptography": f"{version('cryptography')}, {backend.openssl_version_text()}",
         **{name: said for name, words in VERSIONS.items() if (said := _first_line(name, *words))},
     }
 

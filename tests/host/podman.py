@@ -29,9 +29,8 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import gettempdir
@@ -40,6 +39,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.processes import Namespace, Process
+from tests.waiting import until
 
 USER = os.environ.get("TS4NSNET_TEST_USER", "ts4nsnet-test")
 BINARIES = Path(sys.executable).parent
@@ -326,7 +326,7 @@ class Machine(Namespace):
             return "\n".join(lines)
 
         try:
-            wait_until(lambda: not difference(), timeout)
+            until(lambda: not difference(), timeout)
         except AssertionError:
             if said := difference():
                 raise AssertionError(f"after {timeout} s: {said}") from None
@@ -341,7 +341,7 @@ class Machine(Namespace):
         if found := self.processes("rootlesskit --net"):
             self.kill(found)
         with suppress(AssertionError):
-            wait_until(lambda: not self.nodes() and not self.ours(), 5)
+            until(lambda: not self.nodes() and not self.ours(), 5)
         for device in self.nodes().values():
             self.api(f"device/{device['id']}", method="DELETE")
 
@@ -351,14 +351,6 @@ class Machine(Namespace):
         self._unshare.kill()
         self._unshare.communicate()
         return said
-
-
-def wait_until(done: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Ask until it is so."""
-    until = time.monotonic() + timeout
-    while not done():
-        assert time.monotonic() < until, f"it did not come to that in {timeout} s"
-        time.sleep(0.05)
 
 
 def missing(reason: str) -> NoReturn:

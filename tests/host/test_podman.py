@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.podman import ADDRESS, COMMAND, IMAGE, SUFFIX, Container, Machine, wait_until
+from tests.host.podman import ADDRESS, COMMAND, IMAGE, SUFFIX, Container, Machine
+from tests.waiting import until
 
 DATA_BYTES = 100 << 20
 PORT = 9000
@@ -79,7 +80,7 @@ def test_two_containers(machine: Machine) -> None:
 def test_memory(machine: Machine) -> None:
     """All processes of a node that has nothing to do share less than 60 MB."""
     machine.container("mallory")
-    wait_until(lambda: len(machine.ours()) == 2, 30)  # the netns child stays some seconds
+    until(lambda: len(machine.ours()) == 2, 30)  # the netns child stays some seconds
     used = [machine.path(Path(f"/proc/{pid}/smaps_rollup")).read_text() for pid in machine.ours()]
     assert sum(int(re.findall(r"^Pss: +(\d+) kB", text, re.MULTILINE)[0]) for text in used) < 60_000
 
@@ -105,8 +106,8 @@ def test_sigkill(machine: Machine, kill: Callable[[Machine], None]) -> None:
         machine.container(name)
     assert {"carol", "dave"} <= set(machine.nodes())
     kill(machine)
-    wait_until(lambda: set(machine.nodes()) == set(before["nodes"]), 5)
-    wait_until(lambda: not machine.ours(), 5)
+    until(lambda: set(machine.nodes()) == set(before["nodes"]), 5)
+    until(lambda: not machine.ours(), 5)
     machine.podman("rm", "--force", "--all", "--time", "0")
     machine.wait_for_traces(before)
 
@@ -119,7 +120,7 @@ def test_sigkill_of_the_node(machine: Machine) -> None:
     ping(box, "eve")
     killed = {pid: words for pid, words in machine.ours().items() if words.endswith("nodes/erin")}
     machine.kill(killed)
-    wait_until(lambda: machine.podman("exec", "erin", "ping", "-c1", "-W1", "eve", check=False).returncode == 0, 30)
+    until(lambda: machine.podman("exec", "erin", "ping", "-c1", "-W1", "eve", check=False).returncode == 0, 30)
     assert "1 packets received" in ping(other, "erin")
     assert machine.nodes()["erin"]["addresses"] == had
     assert not killed.keys() & machine.ours().keys()
@@ -162,8 +163,8 @@ def test_restart(machine: Machine) -> None:
     assert "1 packets received" in ping(box, "heidi")
     started = box.inspect("{{.State.StartedAt}}")
     machine.kill([int(box.inspect("{{.State.Pid}}"))])
-    wait_until(lambda: box.inspect("{{.State.StartedAt}} {{.State.Status}}") != f"{started} running", 10)
-    wait_until(lambda: box.inspect("{{.State.Status}} {{.RestartCount}}") == "running 1", 20)
+    until(lambda: box.inspect("{{.State.StartedAt}} {{.State.Status}}") != f"{started} running", 10)
+    until(lambda: box.inspect("{{.State.Status}} {{.RestartCount}}") == "running 1", 20)
     assert "1 packets received" in ping(box, "heidi")
     assert set(machine.nodes()) == {"heidi", "ivan"}
     assert machine.nodes()["ivan"]["addresses"] == had
@@ -175,7 +176,7 @@ def test_stop_and_start(machine: Machine) -> None:
     """Another network namespace, the same node's name."""
     box = machine.container("judy")
     machine.podman("stop", "--time", "0", "judy")
-    wait_until(lambda: "judy" not in machine.nodes(), 5)
+    until(lambda: "judy" not in machine.nodes(), 5)
     machine.podman("--network-cmd-path", str(COMMAND), "start", "judy", env=machine.variables("judy"))
     assert set(machine.nodes()) == {"judy"}
     assert tailnet_addresses(machine, "judy") <= set(addresses(box))
@@ -272,7 +273,7 @@ def test_a_wrong_variable_is_named(machine: Machine, changes: dict[str, str], sa
     assert machine.lab["auth_key"] not in done.stderr
     assert time.monotonic() - began < 15
     machine.podman("rm", "--force", "sybil")
-    wait_until(lambda: not machine.ours(), 5)
+    until(lambda: not machine.ours(), 5)
     assert machine.nodes().keys() == set(before["nodes"])
 
 
@@ -283,7 +284,7 @@ def test_control_server_killed_during_a_transfer(machine: Machine) -> None:
     want = fill(alice)
     listen(bob)
     sender = alice.start("sh", "-c", f"nc ursula {PORT} </data")
-    wait_until(lambda: transmitted(alice) > DATA_BYTES // 20, 10)
+    until(lambda: transmitted(alice) > DATA_BYTES // 20, 10)
     try:
         machine.stop_lab()
         assert received(bob, 60) == want
@@ -301,13 +302,13 @@ def test_relay_killed_during_a_transfer(machine: Machine) -> None:
     want = fill(alice)
     listen(bob)
     sender = alice.start("sh", "-c", f"nc wendy {PORT} </data")
-    wait_until(lambda: transmitted(alice) > DATA_BYTES // 20, 20)
+    until(lambda: transmitted(alice) > DATA_BYTES // 20, 20)
     machine.stop_lab()
     try:
         stood = transmitted(bob)
     finally:
         machine.start_lab()
-    wait_until(lambda: transmitted(bob) > stood + (1 << 16), 10)
+    until(lambda: transmitted(bob) > stood + (1 << 16), 10)
     assert received(bob, 120) == want
     assert sender.wait() == 0
 

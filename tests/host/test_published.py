@@ -5,10 +5,11 @@ import socket
 import sys
 from pathlib import Path
 
-from tests.host.podman import ADDRESS, Machine, wait_until
+from tests.host.podman import ADDRESS, Machine
 from tests.host.test_podman import containers_conf
 from tests.host.test_rootlesskit import start
 from tests.processes import Namespace
+from tests.waiting import until
 
 __all__ = ["containers_conf"]  # the fixture
 
@@ -25,7 +26,7 @@ def test_podman(machine: Machine) -> None:
     """The page of a web server, from the host; then nothing is left, the socket neither."""
     before = machine.traces()
     box = machine.container("olga", "-p", f"{ADDRESS}:18082:80", network=NETWORK, command=SERVE)
-    wait_until(lambda: machine.get(18082) == "hello\n")  # it may not listen yet
+    until(lambda: machine.get(18082) == "hello\n", 10)  # it may not listen yet
     assert len(sockets(machine)) == 1
     assert not machine.processes("rootlessport")
     box.remove()
@@ -61,7 +62,7 @@ def test_podman_says_which_port_is_taken(machine: Machine) -> None:
     assert done.returncode == 126
     assert "slirp_add_hostfwd failed" in done.stderr
     machine.podman("rm", "--force", "quin")
-    wait_until(lambda: not machine.ours(), 5)
+    until(lambda: not machine.ours(), 5)
     assert machine.nodes().keys() == set(before["nodes"])
 
 
@@ -69,14 +70,14 @@ def test_podmans_restart_has_its_port_again(machine: Machine, containers_conf: N
     """The old node may still be logging out."""
     options = ("--restart=always", "-p", f"{ADDRESS}:18085:80")
     box = machine.container("rosa", *options, network=NETWORK, tool=None, command=SERVE)
-    wait_until(lambda: machine.get(18085) == "hello\n")
+    until(lambda: machine.get(18085) == "hello\n", 10)
     machine.kill([int(box.inspect("{{.State.Pid}}"))])
-    wait_until(lambda: box.inspect("{{.State.Status}} {{.RestartCount}}") == "running 1", 20)
-    wait_until(lambda: machine.get(18085) == "hello\n", 10)
+    until(lambda: box.inspect("{{.State.Status}} {{.RestartCount}}") == "running 1", 20)
+    until(lambda: machine.get(18085) == "hello\n", 10)
     assert len(sockets(machine)) == 1
 
 
 def test_rootlesskit(machine: Machine) -> None:
     ports = ("--port-driver=slirp4netns", "-p", f"{ADDRESS}:18086:80/tcp")
     start(machine, "saul", *ports, script=f"exec {sys.executable} -I -m http.server --bind 0.0.0.0 80")
-    wait_until(lambda: "Directory listing" in machine.get(18086), 30)
+    until(lambda: "Directory listing" in machine.get(18086), 30)

@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
-from tests.host.podman import ADDRESS, COMMAND, Machine, wait_until
+from tests.host.podman import ADDRESS, COMMAND, Machine
 from tests.processes import Process
+from tests.waiting import until
 
 OPTIONS = ("--net=slirp4netns", f"--slirp4netns-binary={COMMAND}", "--copy-up=/etc", "--disable-host-loopback")
 
@@ -66,4 +67,4 @@ def test_published_port(machine: Machine) -> None:
     ports = ("--port-driver=builtin", "-p", f"{ADDRESS}:18081:80/tcp")
     script = f"exec {sys.executable} -I -m http.server --bind 0.0.0.0 80"
     start(machine, "fred", *ports, script=script)
-    wait_until(lambda: "Directory listing" in machine.get(18081), 30)
+    until(lambda: "Directory listing" in machine.get(18081), 30)

@@ -10,8 +10,7 @@ import random
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Self
 
@@ -20,6 +19,7 @@ import pytest
 from tests.interop.wireguard_peers import ALICE, BOB, PORT, Ours, WireGuardGo, WireGuardPeer
 from tests.processes import Namespace
 from tests.topology import Topology
+from tests.waiting import until
 from ts4nsnet.keys import PrivateKey
 from ts4nsnet.wireguard.cookies import CookieGenerator
 from ts4nsnet.wireguard.handshake import Initiator
@@ -28,6 +28,7 @@ from ts4nsnet.wireguard.messages import CookieReply
 OUTER = {"alice": "192.0.2.1", "bob": "192.0.2.2"}
 MEGABYTE = 1_000_000
 TRANSFER_BYTES = 100 * MEGABYTE
+TIME_LIMIT = 60.0  # seconds
 TRANSFER_TIME = 120.0  # seconds; catches a hang
 
 
@@ -123,14 +124,6 @@ class Transfer:
         assert self._digests.get("received", "nothing") == self._digests.get("sent", "unfinished")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Ask until it is so."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.05)
-
-
 def keypairs_made(peer: Ours) -> int:
     """How many handshakes have succeeded."""
     made: int = peer.statistics()["device"]["keypairs_made"]
@@ -146,7 +139,7 @@ def rekey(caller: Ours, peer: Ours) -> None:
         caller.rekey()
         return keypairs_made(peer) > before
 
-    wait_until(made)
+    until(made, TIME_LIMIT)
 
 
 # --- handshakes and transfers ---------------------------------------------------------------------------------
@@ -199,7 +192,7 @@ def test_rekeys_during_a_transfer(tunnel: Tunnel) -> None:
     tunnel.bob.know(OUTER["alice"])
     tunnel.alice.know(OUTER["bob"])
     transfer = Transfer(tunnel.alice.inside, tunnel.bob.inside, BOB.v4, None)
-    wait_until(lambda: keypairs_made(tunnel.alice) == 1)
+    until(lambda: keypairs_made(tunnel.alice) == 1, TIME_LIMIT)
     rekey(tunnel.alice, tunnel.alice)
     rekey(tunnel.bob if isinstance(tunnel.bob, Ours) else tunnel.alice, tunnel.alice)
     transfer.stop()

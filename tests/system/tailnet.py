@@ -24,7 +24,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -57,14 +57,6 @@ def ping(box: Namespace, address: str, within: float) -> None:
             return
         assert now() < until, done.stdout
         time.sleep(0.05)
-
-
-def until(done: Callable[[], bool], within: float) -> None:
-    """Wait until that is so, for so many seconds."""
-    give_up_at = now() + within
-    while not done():
-        assert now() < give_up_at
-        time.sleep(0.02)
 
 
 class Asked:

@@ -19,7 +19,8 @@ import pytest
 
 from tests.system.probes import SOON, ask, refusal
 from tests.system.product import Member, connection, opened, send
-from tests.system.tailnet import SUFFIX, World, serving, until
+from tests.system.tailnet import SUFFIX, World, serving
+from tests.waiting import until
 
 TIME_LIMIT = 20.0  # seconds
 PAYLOAD = os.urandom(3_000_000)

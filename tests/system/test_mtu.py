@@ -20,7 +20,8 @@ import pytest
 
 from tests.captured import Captured
 from tests.system.product import Member, connection, send
-from tests.system.tailnet import World, serving, until
+from tests.system.tailnet import World, serving
+from tests.waiting import until
 from ts4nsnet.tailnet import TAILNET_MTU
 
 TIME_LIMIT = 60.0  # seconds; a path that has become narrower is noticed after 11

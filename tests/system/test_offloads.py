@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.system.product import Member, connection, send
-from tests.system.tailnet import World, serving, until
+from tests.system.tailnet import World, serving
 from tests.unit.uring.ports import skip_unless_it_works
+from tests.waiting import until
 
 TIME_LIMIT = 20.0  # seconds
 PAYLOAD = os.urandom(500_000)

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from tests.api_requests import ADD, REFUSED
 from tests.processes import Process
 from tests.system.machine import ADDRESS, Machine, Started
 from tests.topology import Container
+from tests.waiting import until
 
 Start = Callable[[], Started]
 TIME_LIMIT = 10.0
@@ -255,8 +255,8 @@ def test_a_node_that_dies_has_its_ports_again(machine: Machine, box: Container, 
     about = json.loads((started.folder / "about.json").read_text())
     listener = listen(box)
     os.kill(about["node_pid"], signal.SIGKILL)
-    until(lambda: "another is started" in started.log)
-    until(lambda: answers(path, listed))
+    until(lambda: "another is started" in started.log, TIME_LIMIT)
+    until(lambda: answers(path, listed), TIME_LIMIT)
     with connected(machine, listener) as (client, inner):
         client.sendall(b"hello")
         assert inner.recv(10) == b"hello"
@@ -267,13 +267,6 @@ def answers(path: Path, answer: bytes) -> bool:
         return ask(path, b'{"execute":"list_hostfwd"}') == answer
     except OSError:
         return False
-
-
-def until(done: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + TIME_LIMIT
-    while not done():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
 
 
 def test_signal(path: Path, start: Start) -> None:
